@@ -1,0 +1,5 @@
+import sys
+
+from puyulm.cli import main
+
+sys.exit(main())

@@ -1,0 +1,66 @@
+"""`puyu VERB`: each verb lives in a module of its own, imported only when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from puyulm import __version__
+from puyulm.errors import PuyuError
+
+# verb -> (module, one line for --help). A module has `configure(parser)` and `run(args) -> int | None`.
+VERBS = {
+    "info": ("puyulm.cli.info", "shape, parameters and memory of a model; without a name, all presets"),
+    "check": ("puyulm.cli.check", "run a checkpoint on recorded inputs and compare its outputs"),
+    "convert": ("puyulm.cli.convert", "write a checkpoint in another published layout"),
+    "tokenizer": ("puyulm.cli.tokenizer", "train or inspect a tokenizer"),
+    "generate": ("puyulm.cli.generate", "continue prompts or answer questions"),
+    "chat": ("puyulm.cli.chat", "talk to a model in the terminal"),
+    "data": ("puyulm.cli.data", "collect text and make token shards"),
+    "train": ("puyulm.cli.train", "pretrain a model from a recipe"),
+    "sft": ("puyulm.cli.sft", "fine-tune a model on conversations from a recipe"),
+    "eval": ("puyulm.cli.eval", "score a model on items with checkable answers"),
+    "demo": ("puyulm.cli.demo", "the whole life in miniature: make a small model from scratch"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb.
+
+    Returns:
+        The exit status: 0, or what the verb returns; 2 for bad input; 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser(arguments)
+    args = parser.parse_args(arguments)
+    if not hasattr(args, "run"):
+        parser.print_help()
+        return 0
+    try:
+        return args.run(args) or 0
+    except PuyuError as error:
+        print(f"puyu {args.verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader (`| head`) has left; say nothing, and keep the interpreter from flushing
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="puyu", description="The whole life of an InternLM.")
+    parser.add_argument("--version", action="version", version=f"puyulm {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+    called = next((word for word in arguments if not word.startswith("-")), None)
+    for verb, (module_name, summary) in VERBS.items():
+        child = verbs.add_parser(verb, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if verb == called:
+            module = importlib.import_module(module_name)
+            module.configure(child)
+            child.set_defaults(run=module.run)
+    return parser

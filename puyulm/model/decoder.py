@@ -1,0 +1,154 @@
+"""The one decoder: every generation of the family, for training, scoring and serving.
+
+Activations are ragged, `[T, H]`: tokens of any number of sequences one after another, with no batch axis and no
+padding. Which tokens belong together is the business of the attention object (`puyulm.model.attention`). The module
+knows nothing of ranks, caches or quantisation; those are applied from outside.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from puyulm.model.attention import Attention
+from puyulm.model.config import ModelConfig
+from puyulm.model.rope import RopeTables, rope_tables, rotate
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm: normalised in float32, cast back, then scaled by the weight.
+
+    The first generation multiplies before it casts; since the cast of a half-precision activation to float32 is exact,
+    that rounds identically, and one implementation serves all.
+    """
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float32:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return wide.to(x.dtype) * self.weight
+
+
+class SelfAttention(nn.Module):
+    """Grouped-query attention with one matrix for q, k and v.
+
+    Rows of `qkv` are `[num_kv_heads, q_per_kv + 2, head_dim]`: a group's queries, its key, its value. Any contiguous
+    split over groups is a tensor-parallel shard (InternLM2 report, section 2.2).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.q_per_kv = config.q_per_kv
+        self.qkv = nn.Linear(config.hidden_size, config.qkv_size, bias=config.qkv_bias)
+        self.out = nn.Linear(config.num_heads * config.head_dim, config.hidden_size, bias=config.out_bias)
+
+    def forward(self, x: Tensor, rope: RopeTables, attention: Attention, layer: int) -> Tensor:
+        qkv = self.qkv(x).view(x.shape[0], -1, self.q_per_kv + 2, self.head_dim)
+        queries_and_key, value = qkv.split((self.q_per_kv + 1, 1), dim=2)
+        rotated = rotate(queries_and_key, rope)
+        mixed = attention(layer, rotated[:, :, :-1], rotated[:, :, -1], value[:, :, 0])
+        return self.out(mixed.reshape(x.shape[0], -1))
+
+
+class MLP(nn.Module):
+    """SwiGLU with one matrix for gate and up.
+
+    Rows of `gate_up` are `[mlp_groups, 2, intermediate_size / mlp_groups]`: gate and up alternate in blocks, so that a
+    contiguous split over groups is a tensor-parallel shard, as for qkv.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.block = config.intermediate_size // config.mlp_groups
+        self.gate_up = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.mlp_bias)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).view(x.shape[0], -1, 2, self.block).unbind(2)
+        return self.down((F.silu(gate) * up).flatten(1))
+
+
+class Block(nn.Module):
+    """One layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention = SelfAttention(config)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, rope: RopeTables, attention: Attention, layer: int) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rope, attention, layer)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Decoder(nn.Module):
+    """An InternLM.
+
+    Parameters are left uninitialised; fill them with `init_weights` or from a checkpoint.
+
+    Example:
+        >>> attention = PackedAttention([5, 3])
+        >>> hidden = decoder(tokens, attention.positions, attention)  # [8, H]
+        >>> logits = decoder.logits(hidden)                           # [8, V]
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size if config.head == "lm" else 1, bias=False)
+        if config.tie_embeddings:
+            self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
+        """Runs all layers.
+
+        Args:
+            tokens: `[T]` ids.
+            positions: `[T]`, each token's position in its own sequence.
+            attention: Who sees whom.
+
+        Returns:
+            `[T, H]`: final-normed hidden states, the input of `logits` and `scores`.
+        """
+        config = self.config
+        x = self.embed(tokens)
+        rope = rope_tables(
+            config.rope, config.head_dim, config.max_position_embeddings, positions, attention.seq_lens, x.dtype
+        )
+        for index, layer in enumerate(self.layers):
+            x = layer(x, rope, attention, index)
+        return self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """`[..., H]` -> `[..., V]` in float32."""
+        return self.head(hidden).float()
+
+    def scores(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """Reward of each document, read at its last token: `[T, H]`, `[documents + 1]` -> `[documents]` in float32."""
+        return self.head(hidden[cu_seqlens[1:].long() - 1]).float().squeeze(-1)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Fills every matrix from N(0, initializer_range), biases with 0, norms with 1; a reward head starts at 0."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                module.weight.normal_(0.0, self.config.initializer_range, generator=generator)
+                if isinstance(module, nn.Linear) and module.bias is not None:
+                    module.bias.zero_()
+            elif isinstance(module, RMSNorm):
+                module.weight.fill_(1.0)
+        if self.config.head == "reward":
+            self.head.weight.zero_()
