@@ -85,6 +85,7 @@ class PackedAttention:
         mixed = varlen_attn(
             q.flatten(1, 2), k, v, self.cu_seqlens, self.cu_seqlens, longest, longest, window_size=causal
         )
+        assert isinstance(mixed, Tensor)
         return mixed.view_as(q)
 
 

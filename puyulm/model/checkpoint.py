@@ -1,0 +1,289 @@
+"""Load any published checkpoint folder as it is, and write the published layout back.
+
+Loading streams: parameters are allocated once and filled tensor by tensor. Names and shapes are compared with what the
+configuration asks for before the first weight is read, so a wrong folder fails at once with the tensor, both shapes and
+the file. Writing goes to a folder beside the target, which is renamed when it is complete.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from puyulm.errors import CheckpointError, ConfigError
+from puyulm.model.config import ModelConfig
+from puyulm.model.decoder import Decoder
+from puyulm.model.hf_config import config_from_json, config_to_json
+from puyulm.model.layouts import Layout, Slot, layout_of, published_tensors
+from puyulm.model.shards import StoredTensor, bin_tensors, stored_tensors, tensor_names, weight_files
+from puyulm.progress import Progress
+
+AUXILIARY_FILES = (
+    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "generation_config.json", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
+
+
+def load_config(path: Path) -> ModelConfig:
+    """Reads the configuration of a checkpoint folder or a GGUF file.
+
+    Raises:
+        ConfigError, CheckpointError: It is missing, damaged, or of an unknown model.
+    """
+    if path.suffix == ".gguf":
+        from puyulm.model.gguf import gguf_config
+
+        return gguf_config(path)
+    file = path / "config.json"
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such folder")
+    if not file.is_file():
+        raise CheckpointError(f"{path}: no config.json; a checkpoint folder holds config.json and weights")
+    try:
+        raw = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{file}: not valid JSON ({error})") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file}: must be a JSON object, not a {type(raw).__name__}")
+    if raw.get("model_type") == "internlm" and "model.tok_embeddings.weight" in tensor_names(path):
+        raw["model_type"] = "internlm2"  # InternLM2's first week of release still called itself "internlm"
+    return config_from_json(raw, str(file))
+
+
+def default_dtype(config: ModelConfig, device: torch.device | str) -> torch.dtype:
+    """The checkpoint's own type on an accelerator; float32 on a CPU, where half precision is slow or missing."""
+    return torch.float32 if torch.device(device).type == "cpu" else stored_dtype(config)
+
+
+def stored_dtype(config: ModelConfig) -> torch.dtype:
+    """The type the checkpoint is stored in."""
+    return getattr(torch, config.dtype)
+
+
+def load_model(path: Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Decoder:
+    """Loads a checkpoint folder, or a GGUF file, in evaluation mode.
+
+    Peak memory is the final weights plus the largest single tensor (safetensors), or plus the largest file (`.bin`).
+
+    Args:
+        dtype: Of the parameters; None takes `default_dtype`.
+
+    Raises:
+        ConfigError, CheckpointError: With the tensor, the shapes and the file that do not fit.
+    """
+    if path.suffix == ".gguf":
+        from puyulm.model.gguf import load_gguf_model
+
+        return load_gguf_model(path, dtype, device)
+    config = load_config(path)
+    decoder = empty_decoder(config, dtype or default_dtype(config, device), device)
+    fill_decoder(decoder, path)
+    return decoder.eval()
+
+
+def empty_decoder(config: ModelConfig, dtype: torch.dtype, device: torch.device | str) -> Decoder:
+    """A decoder whose parameters are allocated and hold nothing meaningful yet."""
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    decoder = decoder.to(dtype).to_empty(device=device)
+    if config.tie_embeddings:  # moving off the meta device makes two parameters of the shared one
+        decoder.head.weight = decoder.embed.weight
+    return decoder
+
+
+@torch.no_grad()
+def fill_decoder(decoder: Decoder, folder: Path) -> None:
+    """Fills the parameters from a folder's weight files, whichever of the two layouts they have."""
+    files = weight_files(folder)
+    parameters = dict(decoder.named_parameters())
+    wanted = published_tensors(decoder.config, layout_of(decoder.config))
+    if files[0].suffix == ".safetensors":
+        stored = _merge(files)
+        _require({name: tensor.shape for name, tensor in stored.items()}, wanted, decoder.config, folder, stored)
+        total = sum(tensor.end - tensor.begin for name, tensor in stored.items() if name in wanted)
+        with Progress(f"loading {folder.name}", total=total, unit="B") as progress:
+            for name, slot in wanted.items():
+                _store(stored[name], slot, parameters[slot.parameter])
+                progress.advance(stored[name].end - stored[name].begin)
+        return
+    seen: dict[str, tuple[int, ...]] = {}
+    with Progress(f"loading {folder.name}", total=len(files), unit="file") as progress:
+        for file in files:
+            for name, tensor in bin_tensors(file):
+                if name in wanted:
+                    _require_shape(name, tuple(tensor.shape), wanted[name].shape, file)
+                    wanted[name].store(parameters[wanted[name].parameter], tensor.contiguous())
+                seen[name] = tuple(tensor.shape)
+            progress.advance()
+    _require(seen, wanted, decoder.config, folder, dict.fromkeys(seen))
+
+
+def _store(stored: StoredTensor, slot: Slot, parameter: Tensor) -> None:
+    if slot.view is None and stored.dtype == parameter.dtype and parameter.is_cpu:
+        stored.read_into(parameter)  # no copy in between
+    else:
+        slot.store(parameter, stored.read())
+
+
+def _merge(files: list[Path]) -> dict[str, StoredTensor]:
+    stored: dict[str, StoredTensor] = {}
+    for file in files:
+        for name, tensor in stored_tensors(file).items():
+            if name in stored:
+                raise CheckpointError(f"{file}: tensor {name} is also in {stored[name].file.name}")
+            stored[name] = tensor
+    return stored
+
+
+def _require(
+    found: dict[str, tuple[int, ...]],
+    wanted: dict[str, Slot],
+    config: ModelConfig,
+    folder: Path,
+    files: dict[str, StoredTensor] | dict[str, None],
+) -> None:
+    """Raises unless names and shapes are exactly those wanted, but for tensors known to be redundant."""
+    missing = [name for name in wanted if name not in found]
+    unexpected = [name for name in found if name not in wanted and not _redundant(name, config)]
+    other: Layout = "llama" if layout_of(config) == "internlm2" else "internlm2"
+    if missing and set(published_tensors(config, other)) <= set(found):
+        raise CheckpointError(f"{folder}: config.json says {config.family}, but the tensors have {other} names")
+    if missing:
+        near = difflib.get_close_matches(missing[0], unexpected, n=1)
+        hint = f" (there is {near[0]})" if near else ""
+        raise CheckpointError(f"{folder}: {_count(missing, 'tensor')} missing: {_some(missing)}{hint}")
+    if unexpected:
+        stored = files[unexpected[0]]
+        where = stored.file if stored else folder
+        raise CheckpointError(f"{where}: {_count(unexpected, 'unexpected tensor')}: {_some(unexpected)}")
+    for name, slot in wanted.items():
+        stored = files[name]
+        _require_shape(name, found[name], slot.shape, stored.file if stored else folder)
+
+
+def _require_shape(name: str, found: tuple[int, ...], expected: tuple[int, ...], where: Path) -> None:
+    if found != expected:
+        raise CheckpointError(f"{where}: {name} has shape {list(found)}, config.json asks for {list(expected)}")
+
+
+def _redundant(name: str, config: ModelConfig) -> bool:
+    """Tensors that published files hold and that can be made anew: rotary frequencies, a tied head."""
+    tied_head = config.tie_embeddings and name in ("lm_head.weight", "output.weight")
+    return tied_head or name.endswith("rotary_emb.inv_freq")
+
+
+def _count(names: list[str], noun: str) -> str:
+    return f"{len(names)} {noun}{'s' if len(names) > 1 else ''}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f", and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def save_model(
+    decoder: Decoder,
+    folder: Path,
+    *,
+    source: Path | None = None,
+    layout: Literal["own", "llama"] = "own",
+    overwrite: bool = False,
+    max_shard_bytes: int = 5_000_000_000,
+    write_extra: Callable[[Path], None] | None = None,
+) -> None:
+    """Writes a checkpoint in the published layout: safetensors (with an index when sharded), `config.json`,
+    `generation_config.json`, and the tokenizer's files.
+
+    Args:
+        folder: Made whole or not at all.
+        source: Folder to take tokenizer, generation and chat template files from.
+        layout: "own" is the family's; "llama" is what transformers loads without remote code.
+        overwrite: Replace an existing folder.
+        write_extra: Called with the unfinished folder, to add files of the caller's.
+
+    Raises:
+        CheckpointError: The folder exists and `overwrite` is off.
+        ConfigError: The Llama layout cannot express the model.
+    """
+    if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder}: already exists; choose another folder, or overwrite it (--overwrite)")
+    config = decoder.config.evolve(dtype=str(decoder.embed.weight.dtype).removeprefix("torch."))
+    raw = config_to_json(config, layout)
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        _write_weights(decoder, partial, layout_of(config) if layout == "own" else "llama", max_shard_bytes)
+        _write_json(partial / "config.json", raw)
+        _write_json(partial / "generation_config.json", {k: raw[k] for k in raw if k.endswith("_token_id")})
+        for name in AUXILIARY_FILES:
+            if source is not None and (source / name).is_file():
+                shutil.copyfile(source / name, partial / name)
+        if write_extra is not None:
+            write_extra(partial)
+        replace_folder(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Puts a finished folder in place of another, which is removed only once the new one stands."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_weights(decoder: Decoder, folder: Path, layout: Layout, max_shard_bytes: int) -> None:
+    parameters = dict(decoder.named_parameters())
+    slots = published_tensors(decoder.config, layout)
+    itemsize = decoder.embed.weight.element_size()
+    shards = list(_split(slots, itemsize, max_shard_bytes))
+    weight_map: dict[str, str] = {}
+    with Progress(f"writing {len(slots)} tensors", total=len(shards), unit="file") as progress:
+        for number, names in enumerate(shards, 1):
+            file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            tensors = {name: _extract(slots[name], parameters) for name in names}
+            save_file(tensors, folder / file, metadata={"format": "pt"})
+            weight_map |= dict.fromkeys(names, file)
+            progress.advance()
+    if len(shards) > 1:
+        total = sum(slot_bytes(slot, itemsize) for slot in slots.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _extract(slot: Slot, parameters: Mapping[str, Tensor]) -> Tensor:
+    return slot.extract(parameters[slot.parameter].detach()).cpu()
+
+
+def _split(slots: dict[str, Slot], itemsize: int, max_shard_bytes: int) -> Iterator[list[str]]:
+    """Names of each shard's tensors, in order, no shard above the limit unless a single tensor is."""
+    names: list[str] = []
+    size = 0
+    for name, slot in slots.items():
+        if names and size + slot_bytes(slot, itemsize) > max_shard_bytes:
+            yield names
+            names, size = [], 0
+        names.append(name)
+        size += slot_bytes(slot, itemsize)
+    yield names
+
+
+def slot_bytes(slot: Slot, itemsize: int) -> int:
+    """Bytes of a published tensor."""
+    return torch.Size(slot.shape).numel() * itemsize
+
+
+def _write_json(file: Path, content: object) -> None:
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
