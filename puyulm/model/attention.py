@@ -99,10 +99,8 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         `[S, KV, q_per_kv, D]`.
     """
-    # Key/value groups take SDPA's batch axis, the queries of a group its head axis: keys and values are broadcast by a
-    # zero stride, never copied. [KV, q_per_kv, S, D]
-    groups = q.shape[2]
-    q = q.permute(1, 2, 0, 3)
-    k, v = (x.transpose(0, 1)[:, None].expand(-1, groups, -1, -1) for x in (k, v))
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    return mixed.permute(2, 0, 1, 3)
+    # [1, heads, S, D]; the result's memory is already [S, heads, D], so nothing is copied on the way out.
+    queries = q.flatten(1, 2).transpose(0, 1)[None]
+    keys, values = (x.transpose(0, 1)[None] for x in (k, v))
+    mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=q.shape[2] > 1)
+    return mixed[0].transpose(0, 1).view_as(q)

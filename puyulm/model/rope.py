@@ -9,7 +9,7 @@ kept between calls; here the base comes from S of this forward alone, so equal i
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,11 @@ from puyulm.model.config import RopeConfig
 
 
 class RopeTables(NamedTuple):
-    """Cosine and sine of every token's angles, each `[T, head_dim / 2]` in the activations' dtype."""
+    """Cosine and signed sine of every token's angles, each `[T, head_dim]` in the activations' dtype.
+
+    The angles of the first half are repeated in the second; the sines of the first half are negated, so that the
+    rotation is two full-width products: `x * cos + swap_halves(x) * sin`.
+    """
 
     cos: Tensor
     sin: Tensor
@@ -54,7 +58,8 @@ def rope_tables(
         inv_freq = 1.0 / torch.tensor(rope.theta, dtype=torch.float32, device=device) ** exponents
     scale = rope.factor if rope.scaling == "linear" else 1.0
     angles = (positions.to(torch.float32) / scale)[:, None] * inv_freq
-    return RopeTables(angles.cos().to(dtype), angles.sin().to(dtype))
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    return RopeTables(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
 
 
 def rotate(x: Tensor, tables: RopeTables) -> Tensor:
@@ -67,6 +72,23 @@ def rotate(x: Tensor, tables: RopeTables) -> Tensor:
         Same shape: with halves (a, b) of each head, (a cos - b sin, b cos + a sin).
     """
     cos, sin = (table.view(table.shape[0], *[1] * (x.dim() - 2), table.shape[1]) for table in tables)
+    return _Rotate.apply(x, cos, sin)
+
+
+class _Rotate(torch.autograd.Function):
+    """The transpose of a rotation is the rotation back: half the passes over memory that autograd would take."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return (x * cos).addcmul_(_swap_halves(x), sin)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return (grad * cos).addcmul_(_swap_halves(grad), sin, value=-1), None, None
+
+
+def _swap_halves(x: Tensor) -> Tensor:
     half = x.shape[-1] // 2
-    a, b = x[..., :half], x[..., half:]
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    return torch.cat((x[..., half:], x[..., :half]), dim=-1)
