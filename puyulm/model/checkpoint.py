@@ -11,7 +11,9 @@ import difflib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -24,13 +26,15 @@ from puyulm.model.config import ModelConfig
 from puyulm.model.decoder import Decoder
 from puyulm.model.hf_config import config_from_json, config_to_json
 from puyulm.model.layouts import Layout, Slot, layout_of, published_tensors
-from puyulm.model.shards import StoredTensor, bin_tensors, stored_tensors, tensor_names, weight_files
+from puyulm.model.shards import Scratch, StoredTensor, bin_tensors, stored_tensors, tensor_names, weight_files
 from puyulm.progress import Progress
 
 AUXILIARY_FILES = (
     "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "generation_config.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
+
+READERS = 2
 
 
 def load_config(path: Path) -> ModelConfig:
@@ -72,7 +76,7 @@ def stored_dtype(config: ModelConfig) -> torch.dtype:
 def load_model(path: Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Decoder:
     """Loads a checkpoint folder, or a GGUF file, in evaluation mode.
 
-    Peak memory is the final weights plus the largest single tensor (safetensors), or plus the largest file (`.bin`).
+    Peak memory is the final weights plus one tensor a reader (safetensors), or plus the largest file (`.bin`).
 
     Args:
         dtype: Of the parameters; None takes `default_dtype`.
@@ -109,11 +113,7 @@ def fill_decoder(decoder: Decoder, folder: Path) -> None:
     if files[0].suffix == ".safetensors":
         stored = _merge(files)
         _require({name: tensor.shape for name, tensor in stored.items()}, wanted, decoder.config, folder, stored)
-        total = sum(tensor.end - tensor.begin for name, tensor in stored.items() if name in wanted)
-        with Progress(f"loading {folder.name}", total=total, unit="B") as progress:
-            for name, slot in wanted.items():
-                _store(stored[name], slot, parameters[slot.parameter])
-                progress.advance(stored[name].end - stored[name].begin)
+        _read_all({name: stored[name] for name in wanted}, wanted, parameters, f"loading {folder.name}")
         return
     seen: dict[str, tuple[int, ...]] = {}
     with Progress(f"loading {folder.name}", total=len(files), unit="file") as progress:
@@ -127,11 +127,27 @@ def fill_decoder(decoder: Decoder, folder: Path) -> None:
     _require(seen, wanted, decoder.config, folder, dict.fromkeys(seen))
 
 
-def _store(stored: StoredTensor, slot: Slot, parameter: Tensor) -> None:
-    if slot.view is None and stored.dtype == parameter.dtype and parameter.is_cpu:
-        stored.read_into(parameter)  # no copy in between
-    else:
-        slot.store(parameter, stored.read())
+def _read_all(
+    stored: Mapping[str, StoredTensor], slots: Mapping[str, Slot], parameters: Mapping[str, Tensor], label: str
+) -> None:
+    """Reads tensors in a few threads: reading and first touching memory both wait on the kernel."""
+    local = threading.local()
+
+    def read(name: str) -> int:
+        tensor, slot = stored[name], slots[name]
+        parameter = parameters[slot.parameter]
+        if slot.view is None and tensor.dtype == parameter.dtype and parameter.is_cpu:
+            tensor.read_into(parameter.data)  # no copy in between
+        else:
+            if not hasattr(local, "scratch"):
+                local.scratch = Scratch()
+            slot.store(parameter.data, tensor.read(local.scratch))
+        return tensor.end - tensor.begin
+
+    total = sum(tensor.end - tensor.begin for tensor in stored.values())
+    with Progress(label, total=total, unit="B") as progress, ThreadPoolExecutor(READERS) as pool:
+        for count in pool.map(read, stored):
+            progress.advance(count)
 
 
 def _merge(files: list[Path]) -> dict[str, StoredTensor]:

@@ -16,6 +16,20 @@ from puyulm.model.config import ModelConfig
 from puyulm.model.rope import RopeTables, rope_tables, rotate
 
 
+class Linear(nn.Linear):
+    """`nn.Linear` without PyTorch's default filling, which a checkpoint or `init_weights` would only overwrite."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class Embedding(nn.Embedding):
+    """`nn.Embedding` without PyTorch's default filling."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm: normalised in float32, cast back, then scaled by the weight.
 
@@ -47,8 +61,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         self.q_per_kv = config.q_per_kv
-        self.qkv = nn.Linear(config.hidden_size, config.qkv_size, bias=config.qkv_bias)
-        self.out = nn.Linear(config.num_heads * config.head_dim, config.hidden_size, bias=config.out_bias)
+        self.qkv = Linear(config.hidden_size, config.qkv_size, bias=config.qkv_bias)
+        self.out = Linear(config.num_heads * config.head_dim, config.hidden_size, bias=config.out_bias)
 
     def forward(self, x: Tensor, rope: RopeTables, attention: Attention, layer: int) -> Tensor:
         qkv = self.qkv(x).view(x.shape[0], -1, self.q_per_kv + 2, self.head_dim)
@@ -68,8 +82,8 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.block = config.intermediate_size // config.mlp_groups
-        self.gate_up = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.mlp_bias)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.gate_up = Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.mlp_bias)
+        self.down = Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).view(x.shape[0], -1, 2, self.block).unbind(2)
@@ -105,10 +119,10 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.head = nn.Linear(config.hidden_size, config.vocab_size if config.head == "lm" else 1, bias=False)
+        self.head = Linear(config.hidden_size, config.vocab_size if config.head == "lm" else 1, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.embed.weight
 

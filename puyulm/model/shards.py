@@ -50,12 +50,24 @@ class StoredTensor:
                     raise CheckpointError(f"{self.file}: the file ended while it was read; was it being written?")
                 done += count
 
-    def read(self) -> Tensor:
-        """The tensor in fresh memory."""
-        tensor = torch.empty(self.shape, dtype=self.dtype)
-        if tensor.numel():
-            self.read_into(tensor)
+    def read(self, scratch: Scratch) -> Tensor:
+        """The tensor, in memory that the next read with the same scratch will overwrite."""
+        tensor = scratch.bytes(self.end - self.begin).view(self.dtype).view(self.shape)
+        self.read_into(tensor)
         return tensor
+
+
+class Scratch:
+    """A buffer that grows to the largest tensor read and is used again: fresh pages cost more than the reading."""
+
+    def __init__(self) -> None:
+        self._buffer = torch.empty(0, dtype=torch.uint8)
+
+    def bytes(self, count: int) -> Tensor:
+        """`[count]` uint8."""
+        if len(self._buffer) < count:
+            self._buffer = torch.empty(count, dtype=torch.uint8)
+        return self._buffer[:count]
 
 
 def weight_files(folder: Path) -> list[Path]:
