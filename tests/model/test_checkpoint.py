@@ -191,7 +191,11 @@ def test_corrupt_header(folder: Path, head: bytes):
 
 
 def test_header_of_the_wrong_kind(folder: Path):
-    for content in (b"[1, 2]", b'{"a": {"dtype": "F32"}}', b'{"a": {"dtype": "Q9", "shape": [1], "data_offsets": [0, 4]}}'):
+    for content in (
+        b"[1, 2]",
+        b'{"a": {"dtype": "F32"}}',
+        b'{"a": {"dtype": "Q9", "shape": [1], "data_offsets": [0, 4]}}',
+    ):
         (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(content)) + content + bytes(64))
         refused(folder, str(folder / "model.safetensors"))
 

@@ -1,0 +1,35 @@
+"""`python -m benchmarks NAME [--json FILE]`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from benchmarks.harness import machine, print_table, write_json
+
+NAMES = ("family",)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Ours and the peers, in one run.")
+    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of every contender (default 2)")
+    parser.add_argument("--only", metavar="WORD", default="", help="only the rows whose group holds this word")
+    args = parser.parse_args()
+
+    import torch
+
+    torch.set_num_threads(args.threads)
+    print(" ".join(f"{key}={value}" for key, value in machine().items()), file=sys.stderr)
+    rows = importlib.import_module(f"benchmarks.{args.name}").run(args.only)
+    print_table(rows)
+    if args.json:
+        write_json(args.json, rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,246 @@
+"""The model, its loading and its generation, against transformers: same weights, same threads, float32.
+
+Training steps are forward, backward, clipping and a fused AdamW on both sides; the peer uses its fastest attention
+("sdpa"). Packed rows give it the block-diagonal mask and per-document positions that make its result equal to ours.
+Generation goes through both public `generate` functions, greedy, with no early stop.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import Row, in_child, installed, missing, smaller_is_better, throughput
+from puyulm.engine.cpu import pack_for_inference
+from puyulm.engine.generate import generate
+from puyulm.engine.params import SamplingParams
+from puyulm.model.attention import PackedAttention
+from puyulm.model.checkpoint import load_model, save_model
+from puyulm.model.config import ModelConfig
+from puyulm.model.decoder import Decoder
+from puyulm.model.loss import IGNORE, linear_cross_entropy
+
+PEER = "transformers"
+TRAINED = dict(hidden_size=384, intermediate_size=1024, num_layers=8, num_heads=6, num_kv_heads=6, head_dim=64)
+SERVED = dict(hidden_size=768, intermediate_size=2048, num_layers=12, num_heads=12, num_kv_heads=12, head_dim=64)
+STORED = dict(hidden_size=1024, intermediate_size=2816, num_layers=16, num_heads=16, num_kv_heads=8, head_dim=64)
+
+
+def run(only: str = "") -> list[Row]:
+    """All rows, or those of the groups whose name holds `only`."""
+    groups: dict[str, Callable[[], list[Row]]] = {
+        "training": training_rows,
+        "vocabulary": vocabulary_rows,
+        "generation": generation_rows,
+        "loading": loading_rows,
+    }
+    rows: list[Row] = []
+    for name, group in groups.items():
+        if only in name:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            rows += group() if installed("transformers") else [missing(name, "", "transformers>=5.0", None)]
+    return rows
+
+
+def training_rows() -> list[Row]:
+    """A 20.5 M model, 2,048 tokens a step."""
+    cases = [
+        ("training step, 4 rows of 512, one document each", 4, 512, 1, 1.06),
+        ("training step, 4 rows of 512, 4 documents each", 4, 512, 4, 1.1),
+        ("training step, 1 row of 2,048, 8 documents", 1, 2048, 8, 1.3),
+    ]
+    ours, peer = _pair(TRAINED, vocab=8192)
+    rows = []
+    for name, count, length, documents, target in cases:
+        steps = _training_steps(ours, peer, count, length, documents)
+        rows.append(throughput(name, "tok/s", count * length, *steps, PEER, target))
+    return rows
+
+
+def vocabulary_rows() -> list[Row]:
+    """The same model with InternLM2's 92,544 tokens; and the memory of its loss alone."""
+    ours, peer = _pair(TRAINED, vocab=92_544)
+    steps = _training_steps(ours, peer, 4, 512, 1)
+    row = throughput("training step, 4 rows of 512, vocabulary 92,544", "tok/s", 2048, *steps, PEER, 1.2)
+    del ours, peer, steps
+    memory = (in_child(_LOSS_MEMORY, "ours")["megabytes"], in_child(_LOSS_MEMORY, "peer")["megabytes"])
+    return [row, smaller_is_better("peak memory of that loss and its gradients", "MB", [memory], PEER, 4.0)]
+
+
+def generation_rows() -> list[Row]:
+    """A 134 M model: prefill of 512 tokens, decoding 32 tokens after a prompt of 32."""
+    ours, peer = _pair(SERVED, vocab=32_000)
+    pack_for_inference(ours.eval())
+    peer.eval()
+    rows = []
+    for name, batch, prompt, new, target in (
+        ("prefill of 512 tokens", 1, 512, 1, 1.0),
+        ("decode, batch 1", 1, 32, 32, 1.5),
+        ("decode, batch 8", 8, 32, 32, 2.0),
+    ):
+        ids = torch.randint(3, 32_000, (batch, prompt), generator=torch.Generator().manual_seed(0))
+        params = SamplingParams(temperature=0.0, max_new_tokens=new, ignore_eos=True)
+        prompts = ids.tolist()
+
+        def mine(prompts: list[list[int]] = prompts, params: SamplingParams = params) -> None:
+            generate(ours, prompts, params)
+
+        def theirs(ids: Tensor = ids, new: int = new) -> None:
+            mask = torch.ones_like(ids)
+            peer.generate(ids, attention_mask=mask, do_sample=False, min_new_tokens=new, max_new_tokens=new)
+
+        amount = batch * (prompt if new == 1 else new)
+        rows.append(throughput(name, "tok/s", amount, mine, theirs, PEER, target))
+    return rows
+
+
+def loading_rows() -> list[Row]:
+    """A 1 GB checkpoint, in fresh processes, until every weight has been read once."""
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="puyulm-bench-") as folder:
+        for dtype, layers in ((torch.float32, 16), (torch.bfloat16, 36)):
+            path = Path(folder) / str(dtype).removeprefix("torch.")
+            decoder = Decoder(_config(STORED | dict(num_layers=layers), 32_000))
+            decoder.init_weights(torch.Generator().manual_seed(0))
+            save_model(decoder.to(dtype), path, layout="llama")
+            del decoder
+            pairs = [(_load(path, "ours"), _load(path, "peer")) for _ in range(6)][1:]
+            label = f"load {sum(f.stat().st_size for f in path.glob('*.safetensors')) / 1e9:.2f} GB of {path.name}"
+            seconds = [(mine["seconds"], theirs["seconds"]) for mine, theirs in pairs]
+            memory = [(mine["megabytes"], theirs["megabytes"]) for mine, theirs in pairs]
+            rows.append(smaller_is_better(f"{label} as float32", "s", seconds, PEER, 1.0))
+            rows.append(smaller_is_better(f"{label} as float32: peak memory", "MB", memory, PEER, 1.0))
+    return rows
+
+
+def _config(shape: dict[str, int], vocab: int) -> ModelConfig:
+    return ModelConfig(family="llama", vocab_size=vocab, max_position_embeddings=4096, dtype="float32", **shape)  # type: ignore[arg-type]
+
+
+def _pair(shape: dict[str, int], vocab: int) -> tuple[Decoder, Any]:
+    """Our decoder and transformers' model with the same weights."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    decoder = Decoder(_config(shape, vocab))
+    decoder.init_weights(torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory(prefix="puyulm-bench-") as folder:
+        save_model(decoder, Path(folder) / "m", layout="llama")
+        ours = load_model(Path(folder) / "m").train()
+        peer = transformers.AutoModelForCausalLM.from_pretrained(Path(folder) / "m", attn_implementation="sdpa").train()
+        with torch.no_grad():  # out of the mapped file, which is about to go
+            for parameter in peer.parameters():
+                parameter.data = parameter.data.clone()
+    ids = torch.arange(3, 40)
+    attention = PackedAttention([len(ids)])
+    with torch.no_grad():
+        mine, theirs = ours.logits(ours(ids, attention.positions, attention)), peer(ids[None]).logits[0]
+    torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+    return ours, peer
+
+
+def _training_steps(
+    ours: Decoder, peer: Any, rows: int, length: int, documents: int
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """One step of each on the same tokens; `documents` equal ones in every row."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, ours.config.vocab_size, (rows, length), generator=generator)
+    size = length // documents
+    starts = torch.arange(rows * length) % size == 0
+    flat = ids.flatten()
+    targets = torch.cat([flat[1:], flat[:1]]).masked_fill(torch.roll(starts, -1), IGNORE)
+    labels = ids.masked_fill(starts.view(rows, length), IGNORE)
+    positions = (torch.arange(length) % size)[None].expand(rows, -1)
+    extra: dict[str, Tensor] = {}
+    if documents > 1:
+        document = torch.arange(length) // size
+        seen = (document[:, None] == document) & torch.ones(length, length, dtype=torch.bool).tril()
+        mask = torch.zeros(length, length).masked_fill(~seen, torch.finfo(torch.float32).min)
+        extra = {"attention_mask": mask[None, None].expand(rows, 1, -1, -1), "position_ids": positions}
+    optimizers = [torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True) for model in (ours, peer)]
+    count = int((targets != IGNORE).sum())
+
+    def mine() -> None:
+        attention = PackedAttention([size] * (rows * documents))
+        hidden = ours(flat, attention.positions, attention)
+        linear_cross_entropy(hidden, ours.head.weight, targets, count).backward()
+        _finish(ours, optimizers[0])
+
+    def theirs() -> None:
+        peer(input_ids=ids, labels=labels, use_cache=False, **extra).loss.backward()
+        _finish(peer, optimizers[1])
+
+    return mine, theirs
+
+
+def _finish(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def _load(path: Path, who: str) -> dict[str, float]:
+    return in_child(_LOADING, who, str(path), str(torch.get_num_threads()))
+
+
+_PEAK = """
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+"""
+
+_LOADING = (
+    """
+import json, resource, sys, time
+from pathlib import Path
+import torch
+who, path = sys.argv[1], Path(sys.argv[2])
+torch.set_num_threads(int(sys.argv[3]))
+"""
+    + _PEAK
+    + """
+if who == "ours":
+    from puyulm.model.checkpoint import load_model
+    load = lambda: load_model(path, dtype=torch.float32)
+else:
+    from transformers import LlamaForCausalLM
+    load = lambda: LlamaForCausalLM.from_pretrained(path, dtype=torch.float32)
+before, started = resident(), time.perf_counter()
+model = load()
+with torch.no_grad():
+    sum(float(parameter.sum()) for parameter in model.parameters())
+print(json.dumps({"seconds": time.perf_counter() - started, "megabytes": peak() - before}))
+"""
+)
+
+_LOSS_MEMORY = (
+    """
+import json, resource, sys
+import torch
+torch.set_num_threads(2)
+"""
+    + _PEAK
+    + """
+hidden = torch.randn(2048, 384, requires_grad=True)
+head = torch.randn(92_544, 384).mul_(0.02).requires_grad_()
+targets = torch.randint(92_544, (2048,))
+if sys.argv[1] == "ours":
+    from puyulm.model.loss import linear_cross_entropy
+    loss = lambda: linear_cross_entropy(hidden, head, targets, 2048)
+else:
+    from transformers.loss.loss_utils import ForCausalLMLoss
+    loss = lambda: ForCausalLMLoss((hidden @ head.T)[None], None, 92_544, shift_labels=targets[None])
+before = resident()
+loss().backward()
+print(json.dumps({"megabytes": peak() - before}))
+"""
+)

@@ -1,0 +1,139 @@
+"""`puyu data`: collect text, make token shards, and look at what is in them."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from puyulm.data.collect import CollectReport, SourceCount
+    from puyulm.data.shards import TokenShards
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `puyu data`."""
+    steps = parser.add_subparsers(dest="step", metavar="STEP", title="steps", required=True)
+    step = steps.add_parser("collect", help="real text from this machine's packages, cleaned and split")
+    step.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder to write train and valid documents to"
+    )
+    step.add_argument("--max-bytes", type=int, metavar="N", help="at most N bytes of text from every source")
+    step.add_argument("--only", action="append", metavar="SOURCE",
+                      help="take this source only (may be given again): python-stdlib, python-reference, shakespeare, "
+                      "chinese-poetry")  # fmt: skip
+    step.add_argument("--validation-fraction", type=float, default=0.02, metavar="F",
+                      help="share of the documents held out (default: %(default)s)")  # fmt: skip
+    step = steps.add_parser("tokenize", help="documents to token shards")
+    step.add_argument(
+        "folder", type=Path, metavar="DIR", help="what `puyu data collect` wrote, or one .jsonl[.gz] file"
+    )
+    step.add_argument(
+        "--tokenizer", type=Path, required=True, metavar="T", help="tokenizer file, or a checkpoint's folder"
+    )
+    step.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write the shards to")
+    step.add_argument("--no-bos", action="store_true", help="begin no document with the tokenizer's bos")
+    step.add_argument("--eos", action="store_true", help="end every document with the tokenizer's eos")
+    step = steps.add_parser("stats", help="documents, bytes and tokens by source and language")
+    step.add_argument("folder", type=Path, metavar="DIR", help="a folder of documents or of token shards")
+    step.add_argument("--verify", action="store_true", help="also read all tokens and compare the shards' hashes")
+
+
+def run(args: argparse.Namespace) -> int | None:
+    """Runs one step of `puyu data`."""
+    {"collect": _collect, "tokenize": _tokenize, "stats": _stats}[args.step](args)
+    return None
+
+
+def _collect(args: argparse.Namespace) -> None:
+    from puyulm.data.collect import CollectSettings, collect
+    from puyulm.errors import DataError
+
+    settings = CollectSettings(validation_fraction=args.validation_fraction)
+    names = [f.name for f in fields(CollectSettings) if f.name not in ("validation_fraction", "seed")]
+    only = [name.replace("-", "_") for name in args.only or names]
+    if unknown := [name for name in only if name not in names]:
+        raise DataError(
+            f"unknown source {unknown[0]!r}: known are {', '.join(name.replace('_', '-') for name in names)}"
+        )
+    bound = {name: getattr(settings, name) if args.max_bytes is None else args.max_bytes for name in names}
+    settings = replace(settings, **{name: bound[name] if name in only else 0 for name in names})
+    print_collection(collect(args.out, settings))
+    print(f"written to {args.out}")
+
+
+def _tokenize(args: argparse.Namespace) -> None:
+    from puyulm.data.collect import TRAIN_FILE, VALIDATION_FILE
+    from puyulm.data.documents import read_documents
+    from puyulm.data.shards import tokenize_documents
+    from puyulm.text.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(args.tokenizer)
+    if args.folder.is_file():
+        jobs = [(args.folder, args.out)]
+    else:
+        jobs = [(args.folder / TRAIN_FILE, args.out / "train"), (args.folder / VALIDATION_FILE, args.out / "valid")]
+    for file, folder in jobs:
+        total = sum(document.num_bytes for document in read_documents(file))
+        shards = tokenize_documents(
+            read_documents(file), tokenizer, folder, bos=not args.no_bos, eos=args.eos, total_bytes=total
+        )
+        _print_shards(shards)
+
+
+def _stats(args: argparse.Namespace) -> None:
+    from puyulm.data.collect import TRAIN_FILE, VALIDATION_FILE, count_sources
+    from puyulm.data.documents import read_documents
+    from puyulm.data.shards import META_FILE, TokenShards
+
+    found = [
+        folder
+        for folder in (args.folder, args.folder / "train", args.folder / "valid")
+        if (folder / META_FILE).is_file()
+    ]
+    for folder in found:
+        shards = TokenShards.open(folder)
+        if args.verify:
+            shards.verify()
+        _print_shards(shards)
+    if not found:
+        train, validation = (read_documents(args.folder / name) for name in (TRAIN_FILE, VALIDATION_FILE))
+        _print_sources(count_sources(train, validation))
+
+
+def print_collection(report: CollectReport) -> None:
+    """Prints what was collected, dropped and missing."""
+    _print_sources(report.sources)
+    cleaning = report.cleaning
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in sorted(cleaning.dropped.items())) or "none"
+    print(f"cleaning kept {cleaning.kept_documents:,} of {cleaning.documents:,} documents; dropped: {dropped}")
+    for source, reason in report.missing.items():
+        print(f"left out: {source}: {reason}")
+    for note in report.notes:
+        print(f"note: {note}")
+
+
+def _print_sources(counts: list[SourceCount]) -> None:
+    print(f"{'source':<18}{'language':<10}{'train docs':>11}{'MB':>9}{'valid docs':>12}{'MB':>9}  licence")
+    total = [0, 0, 0, 0]
+    for c in counts:
+        numbers = [c.train_documents, c.train_bytes, c.validation_documents, c.validation_bytes]
+        total = [a + b for a, b in zip(total, numbers, strict=True)]
+        _print_source(c.source, c.language, numbers, ", ".join(c.licences))
+    _print_source("total", "", total, "")
+
+
+def _print_source(name: str, language: str, numbers: list[int], licence: str) -> None:
+    a, b, c, d = numbers
+    print(f"{name:<18}{language:<10}{a:>11,}{b / 1e6:>9.3f}{c:>12,}{d / 1e6:>9.3f}  {licence}".rstrip())
+
+
+def _print_shards(shards: TokenShards) -> None:
+    kind = f"vocabulary {shards.vocab_size:,}, {shards.dtype.name}, tokenizer {shards.tokenizer_hash[:12]}"
+    print(f"{shards.folder}: {kind}")
+    print(f"{'source':<18}{'language':<10}{'documents':>11}{'MB':>9}{'tokens':>13}{'bytes/token':>13}")
+    rows = sorted((s.source, s.language, s.documents, s.bytes, s.tokens) for s in shards.sources)
+    rows.append(("total", "", shards.num_documents, shards.num_bytes, shards.num_tokens))
+    for name, language, documents, size, tokens in rows:
+        print(f"{name:<18}{language:<10}{documents:>11,}{size / 1e6:>9.3f}{tokens:>13,}{size / max(tokens, 1):>13.3f}")
