@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tqdm import tqdm
 
@@ -28,7 +28,7 @@ class Progress:
 
     def __init__(self, label: str, total: int | None = None, unit: str = "it", initial: int = 0) -> None:
         self._label, self._total, self._unit, self._count = label, total, unit, initial
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Any] | None = None
         if sys.stderr.isatty():
             self._bar = tqdm(total=total, desc=label, unit=unit, unit_scale=True, initial=initial, leave=False,
                              dynamic_ncols=True, smoothing=0.1)  # fmt: skip

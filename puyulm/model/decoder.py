@@ -7,6 +7,8 @@ knows nothing of ranks, caches or quantisation; those are applied from outside.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -156,13 +158,21 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Fills every matrix from N(0, initializer_range), biases with 0, norms with 1; a reward head starts at 0."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                module.weight.normal_(0.0, self.config.initializer_range, generator=generator)
-                if isinstance(module, nn.Linear) and module.bias is not None:
-                    module.bias.zero_()
-            elif isinstance(module, RMSNorm):
-                module.weight.fill_(1.0)
+        """Fills the parameters to train from scratch.
+
+        Matrices come from N(0, initializer_range), those that write to the residual stream scaled by
+        1 / sqrt(2 num_layers) (GPT-2), untied embeddings from N(0, 1): were they small, the first updates of the layers
+        would drown them. Biases are 0, norms 1; a reward head starts at 0.
+        """
+        std = self.config.initializer_range
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+            elif name == "embed.weight" and not self.config.tie_embeddings:
+                parameter.normal_(0.0, 1.0, generator=generator)
+            elif name.endswith(("attention.out.weight", "mlp.down.weight")):
+                parameter.normal_(0.0, std / math.sqrt(2 * self.config.num_layers), generator=generator)
+            else:
+                parameter.normal_(0.0, std, generator=generator)
         if self.config.head == "reward":
             self.head.weight.zero_()

@@ -1,0 +1,71 @@
+"""The flags that `generate` and `chat` share: which model, how it is asked, how answers are drawn."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from puyulm.engine.load import Engine
+    from puyulm.engine.params import SamplingParams
+
+_FIELDS = (
+    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "max_new_tokens", "min_new_tokens",
+)  # fmt: skip
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="[the checkpoint's; CPU: float32]")
+    group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... [a GPU where there is one]")
+    group.add_argument("--chat-format", metavar="NAME", help="how messages are written [told from the checkpoint]")
+    group.add_argument("--chat-template", action="store_true", help="use the checkpoint's own jinja template instead")
+    group.add_argument("--system", metavar="TEXT", help="system message [the chat format's own]")
+    group.add_argument(
+        "--think", action="store_true", help="deep thinking (InternLM3): long reasoning, then the answer"
+    )
+
+
+def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "sampling", "Defaults: the checkpoint's generation_config.json, else its format's."
+    )
+    group.add_argument("--temperature", type=float, metavar="X", help="0 always takes the most likely token")
+    group.add_argument("--top-k", type=int, metavar="N", help="draw from the N most likely tokens; 0: all")
+    group.add_argument("--top-p", type=float, metavar="P", help="draw from the most likely tokens of mass P; 1: all")
+    group.add_argument("--min-p", type=float, metavar="P", help="only tokens P times as likely as the first; 0: all")
+    group.add_argument("--repetition-penalty", type=float, metavar="X", help="above 1 avoids repetition")
+    group.add_argument("--seed", type=int, metavar="N", help="same seed, same answer")
+    group.add_argument(
+        "--stop", action="append", metavar="TEXT", help="end before this text; \\n is a line break; repeatable"
+    )
+    group.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer")
+    group.add_argument("--min-new-tokens", type=int, metavar="N", help="shortest answer")
+
+
+def load_from_args(name: str, args: argparse.Namespace, *, needs_chat_format: bool = True) -> Engine:
+    """Loads the model as the flags ask."""
+    import torch
+
+    from puyulm.engine.load import load_engine
+
+    dtype = None if args.dtype is None else getattr(torch, args.dtype)
+    return load_engine(
+        name, dtype=dtype, device=args.device, chat_format=args.chat_format,
+        needs_chat_format=needs_chat_format and not args.chat_template,
+    )  # fmt: skip
+
+
+def params_from_args(engine: Engine, args: argparse.Namespace, *, think: bool) -> SamplingParams:
+    """The model's defaults with what the flags change.
+
+    Raises:
+        GenerationError: A flag is out of its range.
+    """
+    from puyulm.engine.load import default_params
+
+    params = default_params(engine.path, engine.tokenizer, engine.chat_format, think=think) if think else engine.params
+    given = {field: getattr(args, field) for field in _FIELDS if getattr(args, field) is not None}
+    if args.stop:
+        given["stop"] = tuple(text.replace("\\n", "\n") for text in args.stop)
+    return params.evolve(**given)

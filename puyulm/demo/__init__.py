@@ -1,0 +1,1 @@
+"""The whole life in miniature: `puyu demo`."""

@@ -1,0 +1,60 @@
+"""What `puyu demo` is told: one small recipe, and the recipes of pretraining and fine-tuning beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from puyulm.data.collect import CollectSettings
+from puyulm.errors import RecipeError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSettings:
+    """The tokenizer to train, see `puyulm.text.train.train_tokenizer`."""
+
+    kind: Literal["sentencepiece", "bytelevel"] = "bytelevel"
+    vocab_size: int = 2048
+    max_digits: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings:
+    """Questions with checkable answers, see `puyulm.align.tasks`.
+
+    Attributes:
+        train: Kind -> questions to fine-tune on.
+        held_out: Questions of each kind to evaluate on; their contents never occur in training.
+        seed: Chooses them.
+    """
+
+    train: dict[str, int]
+    held_out: int = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoRecipe:
+    """All stages.
+
+    Attributes:
+        questions: What the published small model is asked first.
+        pretrain, sft: Recipes of `puyu train` and `puyu sft`; their folders are replaced by the demo's own.
+    """
+
+    questions: tuple[str, ...] = ()
+    corpus: CollectSettings = field(default_factory=CollectSettings)
+    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
+    tasks: TaskSettings
+    pretrain: str = "demo/pretrain.yaml"
+    sft: str = "demo/sft.yaml"
+
+
+def recipe_path(name: str) -> Path:
+    """A recipe that comes with PuyuLM, by its name below `recipes/`: from the installed package, or the source tree."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "recipes", package.parent / "recipes"):
+        if (folder / name).is_file():
+            return folder / name
+    raise RecipeError(f"no recipe {name!r} comes with this installation; name a file")

@@ -1,0 +1,119 @@
+"""From a model's name to everything that an answer needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from puyulm.engine.cpu import pack_for_inference
+from puyulm.engine.params import SamplingParams
+from puyulm.errors import ChatError, GenerationError
+from puyulm.model.checkpoint import load_config, load_model
+from puyulm.model.decoder import Decoder
+from puyulm.model.hub import resolve_model
+from puyulm.text.formats import BASE, ChatFormat, SamplingDefaults, chat_format_for, find_chat_format
+from puyulm.text.tokenizer import Tokenizer
+
+_SAMPLING_KEYS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens", "min_new_tokens")
+
+
+class Engine(NamedTuple):
+    """A model ready to answer.
+
+    Attributes:
+        params: How the checkpoint wants to be sampled, its stop ids included.
+        path: The folder or file it came from.
+    """
+
+    model: Decoder
+    tokenizer: Tokenizer
+    chat_format: ChatFormat
+    params: SamplingParams
+    path: Path
+
+
+def load_engine(
+    name: str,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | None = None,
+    chat_format: str | None = None,
+    needs_chat_format: bool = True,
+) -> Engine:
+    """Loads a model for generation.
+
+    Args:
+        name: Anything that `puyulm.model.hub.resolve_model` takes.
+        dtype: Of the weights; None: the checkpoint's on a GPU, float32 on a CPU.
+        device: None: the first GPU where there is one, else the CPU.
+        chat_format: A name from `puyulm.text.formats.CHAT_FORMATS`; None: told from the checkpoint.
+        needs_chat_format: False: a checkpoint whose format is not known gets plain text's ("base"); for callers that
+            write prompts in another way.
+
+    Raises:
+        PuyuError: The model cannot be found or loaded, or its generation settings are damaged.
+    """
+    path = resolve_model(name)
+    tokenizer = Tokenizer.load(path)
+    config = load_config(path)
+    try:
+        if chat_format is not None:
+            chosen = find_chat_format(chat_format)
+        else:
+            chosen = chat_format_for(config.family, tokenizer, reward_token_id=config.reward_token_id)
+    except ChatError:
+        if needs_chat_format or chat_format is not None:
+            raise
+        chosen = BASE
+    params = default_params(path, tokenizer, chosen)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = pack_for_inference(load_model(path, dtype, device).eval())
+    return Engine(model, tokenizer, chosen, params, path)
+
+
+def default_params(path: Path, tokenizer: Tokenizer, chat_format: ChatFormat, *, think: bool = False) -> SamplingParams:
+    """How a checkpoint wants to be sampled: what its `generation_config.json` says, and for the rest what its chat
+    format's publishers use.
+
+    Args:
+        path: The checkpoint's folder or file.
+        think: For an answer with deep thinking: its own defaults, with its longer budget.
+
+    Raises:
+        GenerationError: The file is damaged or asks for something impossible.
+    """
+    defaults = chat_format.defaults
+    if think:
+        defaults = chat_format.thinking_defaults or defaults
+    file = path / "generation_config.json"
+    given = _generation_config(file) if file.is_file() else {}
+    wanted = {**_as_dict(defaults), **{key: given[key] for key in _SAMPLING_KEYS if given.get(key) is not None}}
+    if given.get("do_sample") is False:
+        wanted["temperature"] = 0.0
+    if think:
+        wanted["max_new_tokens"] = defaults.max_new_tokens
+    eos = given.get("eos_token_id")
+    eos_ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
+    try:
+        stop_ids = tuple(sorted({*chat_format.stop_ids(tokenizer), *eos_ids}))
+        return SamplingParams(**wanted, stop_ids=stop_ids)
+    except (GenerationError, TypeError) as error:
+        raise GenerationError(f"{file}: {error}; correct the file or remove the entry") from None
+
+
+def _generation_config(file: Path) -> Mapping[str, Any]:
+    try:
+        given = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise GenerationError(f"{file}: not valid JSON ({error}); correct or remove it") from None
+    if not isinstance(given, dict):
+        raise GenerationError(f"{file}: must hold a JSON object, not a {type(given).__name__}")
+    return given
+
+
+def _as_dict(defaults: SamplingDefaults) -> dict[str, Any]:
+    return {key: getattr(defaults, key) for key in _SAMPLING_KEYS if hasattr(defaults, key)}

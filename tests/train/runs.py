@@ -1,0 +1,75 @@
+"""Small runs for the tests of the loop; as a program, one that waits in the middle to be killed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from puyulm.data.packing import IGNORE, PackedBatch
+from puyulm.model.decoder import Decoder
+from puyulm.train.loop import TrainResult, Validate, train
+from puyulm.train.run import open_run
+from puyulm.train.settings import TrainSettings
+from tests.conftest import tiny_decoder
+
+IDENTITY = {"data": "counting", "seed": 0}
+
+
+def pack(documents: list[np.ndarray]) -> PackedBatch:
+    """Documents as a batch: each predicts its next token, its last nothing."""
+    targets = np.concatenate([np.append(document[1:], IGNORE) for document in documents])
+    return PackedBatch(np.concatenate(documents), targets, [len(document) for document in documents], 0)
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Documents that count upwards from a random token; `split` cuts each step's documents into micro-batches."""
+
+    documents: int = 6
+    split: int = 1
+
+    def batch(self, step: int) -> PackedBatch:
+        step, part = divmod(step, self.split)
+        rng = np.random.default_rng(step)
+        lengths = rng.integers(3, 24, size=self.documents)
+        documents = [(rng.integers(0, 128) + np.arange(length)) % 128 for length in lengths]
+        return pack([documents[i] for i in range(part, self.documents, self.split)])
+
+
+class WaitAt(Counting):
+    """Says so and waits for the end of the input when asked for one batch."""
+
+    def batch(self, step: int) -> PackedBatch:
+        if step == int(sys.argv[2]):
+            print("waiting", flush=True)
+            sys.stdin.read()
+        return super().batch(step)
+
+
+def run(
+    folder: Path, steps: int, validate: Validate | None = None, source: Counting | None = None, **changes: object
+) -> TrainResult:
+    usual = TrainSettings(lr=3e-3, warmup_ratio=0.2, checkpoint_every=4, log_every=3, device="cpu")
+    settings = replace(usual, **changes)  # type: ignore[arg-type]
+    open_run(folder, IDENTITY)
+    return train(
+        tiny_decoder(seed=3), source or Counting(), settings, folder, steps=steps, identity=IDENTITY,
+        validate=validate, label="test",
+    )  # fmt: skip
+
+
+def measure(decoder: Decoder) -> Mapping[str, float]:
+    return {"loss": float(decoder.embed.weight.detach().double().square().mean())}
+
+
+def run_all(folder: Path, source: Counting | None = None) -> TrainResult:
+    """The run that tests of resuming compare."""
+    return run(folder, steps=17, validate=measure, source=source, eval_every=3)
+
+
+if __name__ == "__main__":
+    run_all(Path(sys.argv[1]), source=WaitAt())
