@@ -181,9 +181,38 @@ def _where(rng: random.Random, language: Language) -> _Draw:
     return _Draw((*names, *places), templates[language], values, answer)
 
 
+def _copy(rng: random.Random, language: Language) -> _Draw:
+    number = str(rng.randint(1000, 9999))
+    templates = {
+        "en": ("Repeat the number {n}.", "Say {n}.", "Copy this number: {n}."),
+        "zh": ("请重复{n}。", "说出{n}。", "照抄这个数：{n}。"),
+    }
+    return _Draw((number,), templates[language], {"n": number}, number)
+
+
+def _backwards(rng: random.Random, language: Language) -> _Draw:
+    number = str(rng.randint(1000, 9999))
+    templates = {
+        "en": ("Reverse the digits of {n}.", "Write {n} backwards.", "Read {n} from right to left."),
+        "zh": ("把{n}倒过来写。", "倒着写出{n}。", "从右往左读{n}。"),
+    }
+    return _Draw((number,), templates[language], {"n": number}, number[::-1])
+
+
+def _digit(rng: random.Random, language: Language) -> _Draw:
+    """The first, second, third or last digit of a number."""
+    number, index = str(rng.randint(1000, 9999)), rng.randrange(4)
+    which = {"en": "last", "zh": "最后一"}[language] if index == 3 else ORDINALS[language][index]
+    templates = {
+        "en": ("What is the {which} digit of {n}?", "Tell me the {which} digit of {n}."),
+        "zh": ("{n}的{which}位数字是什么？", "请说出{n}的{which}位数字。"),
+    }
+    return _Draw((number,), templates[language], {"n": number, "which": which}, number[index])
+
+
 def _larger(rng: random.Random, language: Language) -> _Draw:
     """The larger, or smaller, of two numbers."""
-    a, b = rng.sample(range(1, 1000), 2)
+    a, b = rng.sample(range(10, 100), 2)
     larger = rng.random() < 0.5
     templates = {
         ("en", True): ("Which number is larger, {a} or {b}?", "Which is the bigger number: {a} or {b}?"),
@@ -216,7 +245,7 @@ def _add(rng: random.Random, language: Language) -> _Draw:
 
 def _successor(rng: random.Random, language: Language) -> _Draw:
     """The number after, or before, a number."""
-    a = rng.randint(1, 998)
+    a = rng.randint(101, 998)
     after = rng.random() < 0.5
     templates = {
         ("en", True): ("Which number comes after {a}?", "What is the next number after {a}?"),
@@ -228,7 +257,7 @@ def _successor(rng: random.Random, language: Language) -> _Draw:
 
 
 def _parity(rng: random.Random, language: Language) -> _Draw:
-    a = rng.randint(0, 9999)
+    a = rng.randint(1000, 9999)
     templates = {
         "en": ("Is {a} odd or even?", "Tell me whether {a} is an odd or an even number."),
         "zh": ("{a}是奇数还是偶数？", "请问{a}是单数还是双数？"),
@@ -245,6 +274,9 @@ KINDS: dict[str, Callable[[random.Random, Language], _Draw]] = {
     "count": _count,
     "colour": _colour,
     "where": _where,
+    "copy": _copy,
+    "backwards": _backwards,
+    "digit": _digit,
     "larger": _larger,
     "sort": _sort,
     "add": _add,

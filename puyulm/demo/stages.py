@@ -220,7 +220,7 @@ def _started_otherwise(out: Path, demo: Demo, name: str, results: dict[str, Json
     inputs = json.dumps({stage: result["digest"] for stage, result in results.items()} | {"stage": name})
     settings = {stage.name: stage for stage in stages(demo)}[name].settings
     inputs += json.dumps(recipe_dict(settings), default=str)
-    if mark.is_file() and mark.read_text("utf-8") == inputs:
+    if mark.is_file() and mark.read_text("utf-8").strip() == inputs:
         return False
     _write(mark, inputs)
     return True
