@@ -71,7 +71,8 @@ def rotate(x: Tensor, tables: RopeTables) -> Tensor:
     Returns:
         Same shape: with halves (a, b) of each head, (a cos - b sin, b cos + a sin).
     """
-    cos, sin = (table.view(table.shape[0], *[1] * (x.dim() - 2), table.shape[1]) for table in tables)
+    shape = (x.shape[0], *[1] * (x.dim() - 2), x.shape[-1])
+    cos, sin = (table.to(x.dtype).view(shape) for table in tables)  # under autocast x may be narrower than the tables
     return _Rotate.apply(x, cos, sin)
 
 

@@ -39,6 +39,13 @@ def solve(item: Item) -> str:
         case "parity":
             odd = numbers_of(prompt)[0] % 2
             return ("odd" if odd else "even") if item.language == "en" else ("奇数" if odd else "偶数")
+        case "copy":
+            return str(numbers_of(prompt)[0])
+        case "backwards":
+            return str(numbers_of(prompt)[0])[::-1]
+        case "digit":
+            ordinals = [*tasks.ORDINALS[item.language][:3], "last" if item.language == "en" else "最后一"]
+            return str(numbers_of(prompt)[0])[next(i for i, ordinal in enumerate(ordinals) if ordinal in prompt)]
         case "colour" | "where":
             asked = next(name for name in tasks.NAMES[item.language] if prompt.count(name) == 2)
             known = (tasks.COLOURS if item.kind == "colour" else tasks.PLACES)[item.language]
