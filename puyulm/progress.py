@@ -56,10 +56,12 @@ class Progress:
     def _plain(self, note: str) -> str:
         elapsed = max(time.monotonic() - self._started, 1e-9)
         rate = (self._count - self._initial) / elapsed
-        parts = [f"{self._label}: {_scaled(self._count, self._unit)}"]
+        done = _scaled(self._count, self._unit)
         if self._total:
-            parts.append(f"of {_scaled(self._total, self._unit)} ({100 * self._count / self._total:.0f} %)")
-        parts.append(f"{_scaled(rate, self._unit)}/s")
+            if self._unit != "B":
+                done = done.split()[0]
+            done += f" of {_scaled(self._total, self._unit)} ({100 * self._count / self._total:.0f} %)"
+        parts = [f"{self._label}: {done}", f"{_scaled(rate, self._unit)}/s"]
         if self._total and rate > 0:
             parts.append(f"{max(self._total - self._count, 0) / rate:.0f} s left")
         return ", ".join(parts) + (f", {note}" if note else "")
