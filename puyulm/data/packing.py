@@ -90,30 +90,49 @@ class PackedDataset:
         return self._plans[epoch]
 
 
-def sequential_batches(
+def document_batches(
     shards: TokenShards, seq_len: int, rows_per_batch: int, max_tokens: int | None = None
 ) -> Iterator[PackedBatch]:
     """Batches of every document once, in order, for validation; the last batch is what remains.
 
+    A document longer than `seq_len` is read in windows that overlap by half: a window predicts only what the one before
+    has not, so that every prediction but those at a document's beginning sees at least half a window of text.
+
     Args:
         shards: The documents.
-        seq_len: Longest sample; a longer document goes on in further samples.
+        seq_len: Tokens in a window.
         rows_per_batch: A batch has at most `rows_per_batch * seq_len` tokens.
         max_tokens: Stop after the document that reaches as many tokens. Always whole documents, so that the sums of
             `num_bytes` and of the loss belong together.
     """
-    plan = _plan(shards, np.arange(shards.num_documents))
-    end = shards.num_tokens
-    if max_tokens is not None and max_tokens < end:
-        end = int(plan.ends[np.searchsorted(plan.ends, max_tokens)])
-    rows: list[_Sample] = []
-    for position in range(0, end, seq_len):
-        rows += _samples(shards, plan, position, min(position + seq_len, end))
-        if (position // seq_len + 1) % rows_per_batch == 0:
-            yield _joined(rows)
-            rows = []
-    if rows:
-        yield _joined(rows)
+    samples: list[_Sample] = []
+    size = seen = 0
+    for document in range(shards.num_documents):
+        for sample in _windows(shards, document, seq_len):
+            if size + len(sample.tokens) > rows_per_batch * seq_len:
+                yield _joined(samples)
+                samples, size = [], 0
+            samples.append(sample)
+            size += len(sample.tokens)
+        seen += int(shards.token_starts[document + 1] - shards.token_starts[document])
+        if max_tokens is not None and seen >= max_tokens:
+            break
+    if samples:
+        yield _joined(samples)
+
+
+def _windows(shards: TokenShards, document: int, seq_len: int) -> Iterator[_Sample]:
+    """A document's windows; targets that an earlier window has are left out."""
+    ids = shards.document(document).astype(np.int64)
+    targets = np.append(ids[1:], IGNORE)
+    predicted = start = 0
+    while predicted < len(ids):
+        end = min(start + seq_len, len(ids))
+        fresh = targets[start:end].copy()
+        fresh[: predicted - start] = IGNORE
+        size = int(shards.byte_starts[document + 1] - shards.byte_starts[document]) if end == len(ids) else 0
+        yield _Sample(ids[start:end], fresh, size)
+        predicted, start = end, start + max(1, seq_len // 2)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from puyulm.data.packing import PackedBatch, sequential_batches
+from puyulm.data.packing import PackedBatch, document_batches
 from puyulm.data.shards import TokenShards
 from puyulm.model.attention import PackedAttention
 from puyulm.model.decoder import Decoder
@@ -54,13 +54,13 @@ def bits_per_byte(
     """`{"loss": nats per target token, "bits_per_byte": bits per UTF-8 byte of text}` of whole documents.
 
     Every token is predicted but the first of each document (the beginning-of-text token, where the shards have one);
-    documents longer than `seq_len` are read in pieces that see only themselves. Bits per byte does not depend on the
+    documents longer than `seq_len` are read in windows that overlap by half (`document_batches`). Bits per byte does not depend on the
     tokenizer, so models with different ones can be compared.
 
     Args:
         max_tokens: Stop after the document that reaches so many tokens; None takes all.
     """
-    total = total_loss(decoder, sequential_batches(shards, seq_len, max(1, BATCH_TOKENS // seq_len), max_tokens))
+    total = total_loss(decoder, document_batches(shards, seq_len, max(1, BATCH_TOKENS // seq_len), max_tokens))
     return {
         "loss": total.nats / max(total.targets, 1),
         "bits_per_byte": total.nats / math.log(2) / max(total.bytes, 1),
