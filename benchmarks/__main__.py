@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def main() -> int:
     parser.add_argument("--only", metavar="WORD", default="", help="only the rows whose group holds this word")
     args = parser.parse_args()
 
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as `puyu` does, for every contender; read when PyTorch is loaded
     import torch
 
     torch.set_num_threads(args.threads)

@@ -43,10 +43,3 @@ class TrainError(PuyuError):
 
 class GenerationError(PuyuError):
     """A request to generate cannot be served as asked."""
-
-
-class MissingExtraError(PuyuError):
-    """An optional dependency is not installed."""
-
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package '{package}': pip install 'puyulm[{extra}]'")

@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,10 @@ from puyulm.cli import _parser
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-BLOCK = re.compile(r"(?P<run><!-- run -->\n)?```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
+BLOCK = re.compile(
+    r"^(?P<run> *<!-- run -->\n)?(?P<indent> *)```(?P<language>\w+)\n(?P<code>.*?)^(?P=indent)```$",
+    re.DOTALL | re.MULTILINE,
+)
 
 
 def blocks(page: Path) -> list[re.Match[str]]:
@@ -32,15 +36,16 @@ def commands() -> list[tuple[str, list[str]]]:
             if block["language"] in ("bash", "sh"):
                 for line in block["code"].replace("\\\n", " ").splitlines():
                     words = shlex.split(line, comments=True)
-                    if "puyu" in words:
-                        words = words[words.index("puyu") + 1 :]
+                    names = [Path(word).name for word in words]  # also .venv/bin/puyu
+                    if "puyu" in names:
+                        words = words[names.index("puyu") + 1 :]
                         ends = [i for i, word in enumerate(words) if word in ("|", ">", "<", "&&")]
                         found.append((f"{page.name}: {line.strip()}", words[: ends[0]] if ends else words))
     return found
 
 
 RUN = [
-    pytest.param(block["language"], block["code"], id=f"{page.stem}-{number}")
+    pytest.param(block["language"], textwrap.dedent(block["code"]), id=f"{page.stem}-{number}")
     for page in PAGES
     for number, block in enumerate(blocks(page))
     if block["run"]
@@ -66,7 +71,11 @@ def test_marked_blocks_run_as_written(tmp_path: Path, language: str, code: str):
 
 
 def test_there_are_blocks_to_run():
-    assert len(RUN) >= 3
+    assert len(RUN) >= 6
+
+
+def test_commands_are_found_in_the_readme_too():
+    assert {where.split(":")[0] for where, _ in commands()} >= {"README.md", "data.md", "training.md"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -16,8 +16,9 @@ from puyulm.model.checkpoint import load_model, save_model
 from puyulm.model.decoder import Decoder
 from puyulm.model.hub import resolve_model
 from puyulm.text.chat import ChatFormat, chat_format_for, find_chat_format
+from puyulm.text.template_source import template_source
 from puyulm.text.tokenizer import Tokenizer
-from puyulm.train.loop import TrainResult, train
+from puyulm.train.loop import TrainResult, pick_device, train
 from puyulm.train.run import MODEL_FOLDER, open_run, run_identity, write_recipe
 from puyulm.train.settings import TrainSettings
 from puyulm.train.validation import mean_loss
@@ -79,7 +80,6 @@ def sft(recipe: SFTRecipe, *, overwrite: bool = False) -> TrainResult:
     tokenizer = Tokenizer.load(path)
     inputs = {"model": path, **{f"data.{index}": file for index, file in enumerate(recipe.data) if file.is_file()}}
     identity = run_identity(recipe, FREE_FIELDS, inputs)
-    open_run(recipe.out, identity, overwrite=overwrite)
     decoder = load_model(path, dtype=torch.float32)
     if decoder.config.head != "lm":
         raise RecipeError(f"model: {path} is a reward model; fine-tuning needs a language model")
@@ -97,6 +97,9 @@ def sft(recipe: SFTRecipe, *, overwrite: bool = False) -> TrainResult:
         steps = math.ceil(batches.batches_in(recipe.epochs) / settings.accumulation)
     else:
         steps = settings.total_steps(recipe.seq_len * recipe.rows_per_batch)
+    pick_device(settings.device)
+    # Only now: overwriting forgets the old run, which a mistake in the recipe must not cost.
+    open_run(recipe.out, identity, overwrite=overwrite)
     write_recipe(recipe, recipe.out)
 
     def validate(model: Decoder) -> dict[str, float]:
@@ -116,7 +119,14 @@ def sft(recipe: SFTRecipe, *, overwrite: bool = False) -> TrainResult:
     # Whoever generates with the finished model stops where an answer ends.
     stops = tuple(sorted({*decoder.config.eos_token_ids, *chat_format.stop_ids(tokenizer)}))
     decoder.config = decoder.config.evolve(eos_token_ids=stops)
-    save_model(decoder, recipe.out / MODEL_FOLDER, overwrite=True, write_extra=tokenizer.save)
+
+    def write_text_files(folder: Path) -> None:
+        tokenizer.save(folder)
+        template = template_source(chat_format)
+        if template is not None:  # the format that the model was trained with, for whoever loads the folder
+            (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+
+    save_model(decoder, recipe.out / MODEL_FOLDER, overwrite=True, write_extra=write_text_files)
     return result
 
 

@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, or what the verb returns; 2 for bad input; 130 after Ctrl-C.
     """
     # Before PyTorch is loaded: by default its threads spin while they wait for one another, and where another program
-    # wants a core too, steps of a small model then take 20 times as long. With short spins they do not, and lose nothing.
+    # wants a core too, steps of a small model then take 20 times as long. With short spins they do not, and lose
+    # nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser(arguments)
@@ -53,6 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader (`| head`) has left; say nothing, and keep the interpreter from flushing
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # a full disk, a file where a folder should be, no permission, ...
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"puyu {args.verb}: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -34,6 +35,7 @@ def run(args: argparse.Namespace) -> None:
     destination: Path = args.destination
     if destination.exists() and not args.overwrite and (not destination.is_dir() or any(destination.iterdir())):
         raise CheckpointError(f"{destination}: already exists; choose another folder, or add --overwrite")
+    written = destination.absolute()  # as long as it exists: replaced, "." would be a folder that is gone
     source = resolve_model(args.source)
 
     import torch
@@ -49,19 +51,28 @@ def run(args: argparse.Namespace) -> None:
         layout=args.layout,
         overwrite=args.overwrite,
         max_shard_bytes=max_shard_bytes,
-        write_extra=None if source.is_dir() else lambda folder: _write_tokenizer(source, folder),
+        write_extra=_tokenizer_writer(source, portable=args.layout == "llama"),
     )
-    for file in sorted(destination.iterdir()):
+    for file in sorted(written.iterdir()):
         print(f"{file.name:<42}{format_bytes(file.stat().st_size):>12}")
     print(f"wrote {destination}: {args.layout} layout, {str(dtype).removeprefix('torch.')}")
 
 
-def _write_tokenizer(source: Path, folder: Path) -> None:
-    """A GGUF file carries its tokenizer within."""
-    from puyulm.errors import TokenizerError
-    from puyulm.text.tokenizer import Tokenizer
+def _tokenizer_writer(source: Path, *, portable: bool) -> Callable[[Path], None] | None:
+    """A GGUF file carries its tokenizer within; a folder's may need code that Llama's layout must do without."""
+    if source.is_dir() and not (
+        portable and any((source / f"tokenizer.{kind}").is_file() for kind in ("model", "json"))
+    ):
+        return None
 
-    try:
-        Tokenizer.load(source).save(folder)
-    except TokenizerError as error:  # the weights are of use without it
-        print(f"note: no tokenizer is written: {error}", file=sys.stderr)
+    def write(folder: Path) -> None:
+        from puyulm.errors import TokenizerError
+        from puyulm.text.tokenizer import Tokenizer
+
+        try:
+            Tokenizer.load(source).save(folder, portable=portable)
+        except TokenizerError as error:  # the weights are of use without it
+            what = "the tokenizer's files are copied as they are" if source.is_dir() else "no tokenizer is written"
+            print(f"note: {what}: {error}", file=sys.stderr)
+
+    return write

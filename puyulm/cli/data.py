@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from puyulm.data.collect import CollectReport, SourceCount
     from puyulm.data.shards import TokenShards
 
 
@@ -47,7 +46,7 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def _collect(args: argparse.Namespace) -> None:
-    from puyulm.data.collect import CollectSettings, collect
+    from puyulm.data.collect import CollectSettings, collect, collection_table
     from puyulm.errors import DataError
 
     settings = CollectSettings(validation_fraction=args.validation_fraction)
@@ -59,7 +58,7 @@ def _collect(args: argparse.Namespace) -> None:
         )
     bound = {name: getattr(settings, name) if args.max_bytes is None else args.max_bytes for name in names}
     settings = replace(settings, **{name: bound[name] if name in only else 0 for name in names})
-    print_collection(collect(args.out, settings))
+    print(collection_table(collect(args.out, settings)))
     print(f"written to {args.out}")
 
 
@@ -83,7 +82,7 @@ def _tokenize(args: argparse.Namespace) -> None:
 
 
 def _stats(args: argparse.Namespace) -> None:
-    from puyulm.data.collect import TRAIN_FILE, VALIDATION_FILE, count_sources
+    from puyulm.data.collect import TRAIN_FILE, VALIDATION_FILE, count_sources, sources_table
     from puyulm.data.documents import read_documents
     from puyulm.data.shards import META_FILE, TokenShards
 
@@ -99,34 +98,7 @@ def _stats(args: argparse.Namespace) -> None:
         _print_shards(shards)
     if not found:
         train, validation = (read_documents(args.folder / name) for name in (TRAIN_FILE, VALIDATION_FILE))
-        _print_sources(count_sources(train, validation))
-
-
-def print_collection(report: CollectReport) -> None:
-    """Prints what was collected, dropped and missing."""
-    _print_sources(report.sources)
-    cleaning = report.cleaning
-    dropped = ", ".join(f"{reason} {count:,}" for reason, count in sorted(cleaning.dropped.items())) or "none"
-    print(f"cleaning kept {cleaning.kept_documents:,} of {cleaning.documents:,} documents; dropped: {dropped}")
-    for source, reason in report.missing.items():
-        print(f"left out: {source}: {reason}")
-    for note in report.notes:
-        print(f"note: {note}")
-
-
-def _print_sources(counts: list[SourceCount]) -> None:
-    print(f"{'source':<18}{'language':<10}{'train docs':>11}{'MB':>9}{'valid docs':>12}{'MB':>9}  licence")
-    total = [0, 0, 0, 0]
-    for c in counts:
-        numbers = [c.train_documents, c.train_bytes, c.validation_documents, c.validation_bytes]
-        total = [a + b for a, b in zip(total, numbers, strict=True)]
-        _print_source(c.source, c.language, numbers, ", ".join(c.licences))
-    _print_source("total", "", total, "")
-
-
-def _print_source(name: str, language: str, numbers: list[int], licence: str) -> None:
-    a, b, c, d = numbers
-    print(f"{name:<18}{language:<10}{a:>11,}{b / 1e6:>9.3f}{c:>12,}{d / 1e6:>9.3f}  {licence}".rstrip())
+        print(sources_table(count_sources(train, validation)))
 
 
 def _print_shards(shards: TokenShards) -> None:

@@ -29,6 +29,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.shots and not (args.base and args.examples):
         raise DataError("--shots needs --base and --examples FILE")
+    if args.limit is not None and args.limit < 1:
+        raise DataError(f"--limit must be 1 or more, not {args.limit}")
     items = read_items(args.items)[: args.limit]
     examples = read_items(args.examples) if args.examples else []
     engine = load_engine(args.model, chat_format=args.chat_format, needs_chat_format=not args.base)

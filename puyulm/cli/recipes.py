@@ -25,6 +25,20 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def recipe_file(path: Path) -> Path:
+    """The file to read: `path`, or where it is missing and begins with `recipes/`, the recipe of that name that comes
+    with PuyuLM."""
+    if path.exists() or path.parts[:1] != ("recipes",):
+        return path
+    from puyulm.demo.recipe import recipe_path
+    from puyulm.errors import RecipeError
+
+    try:
+        return recipe_path(str(Path(*path.parts[1:])))
+    except RecipeError:
+        return path  # the error about it names what was asked for
+
+
 def split_flags(args: argparse.Namespace) -> tuple[Flags, list[str]]:
     """Tells the flags from the overrides, between which they may stand.
 

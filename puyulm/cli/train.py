@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from puyulm.cli.recipes import add_recipe_arguments, split_flags
+from puyulm.cli.recipes import add_recipe_arguments, recipe_file, split_flags
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> None:
     from puyulm.train.pretrain import PretrainRecipe, pretrain
 
     flags, overrides = split_flags(args)
-    recipe = load_recipe(PretrainRecipe, args.recipe, overrides)
+    recipe = load_recipe(PretrainRecipe, recipe_file(args.recipe), overrides)
     if flags.print_recipe:
         print(dump_recipe(recipe), end="")
         return

@@ -144,3 +144,31 @@ def count_sources(train: Iterable[Document], validation: Iterable[Document]) -> 
             setattr(count, f"{side}_documents", getattr(count, f"{side}_documents") + 1)
             setattr(count, f"{side}_bytes", getattr(count, f"{side}_bytes") + d.num_bytes)
     return [counts[key] for key in sorted(counts)]
+
+
+def collection_table(report: CollectReport) -> str:
+    """What was collected, dropped and missing, as lines of text."""
+    cleaning = report.cleaning
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in sorted(cleaning.dropped.items())) or "none"
+    return "\n".join([
+        sources_table(report.sources),
+        f"cleaning kept {cleaning.kept_documents:,} of {cleaning.documents:,} documents; dropped: {dropped}",
+        *(f"left out: {source}: {reason}" for source, reason in report.missing.items()),
+        *(f"note: {note}" for note in report.notes),
+    ])  # fmt: skip
+
+
+def sources_table(counts: list[SourceCount]) -> str:
+    """Documents and megabytes by source, with a total, as lines of text."""
+    rows = [
+        (c.source, c.language, c.train_documents, c.train_bytes, c.validation_documents, c.validation_bytes,
+         ", ".join(c.licences))
+        for c in counts
+    ]  # fmt: skip
+    rows.append(("total", "", *(sum(int(row[i]) for row in rows) for i in (2, 3, 4, 5)), ""))  # type: ignore[arg-type]
+    head = f"{'source':<18}{'language':<10}{'train docs':>11}{'MB':>9}{'valid docs':>12}{'MB':>9}  licence"
+    lines = [
+        f"{name:<18}{language:<10}{a:>11,}{b / 1e6:>9.3f}{c:>12,}{d / 1e6:>9.3f}  {licence}".rstrip()
+        for name, language, a, b, c, d, licence in rows
+    ]
+    return "\n".join([head, *lines])

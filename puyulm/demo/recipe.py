@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from puyulm.align.tasks import KINDS
 from puyulm.data.collect import CollectSettings
 from puyulm.errors import RecipeError
 
@@ -32,6 +33,13 @@ class TaskSettings:
     train: dict[str, int]
     held_out: int = 100
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.train if kind not in KINDS]
+        if unknown:
+            raise RecipeError(f"unknown task {unknown[0]!r}; known: {', '.join(KINDS)}")
+        if self.held_out < 1 or not self.train or min(self.train.values()) < 1:
+            raise RecipeError("tasks: held_out and every number of questions to train on must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

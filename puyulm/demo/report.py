@@ -99,13 +99,13 @@ def chart(title: str, curves: Sequence[Curve], from_zero: bool = False) -> str:
         return f"{across:.1f},{12 + (height - bottom - 12) * (1 - (y - y_low) / (y_high - y_low)):.1f}"
 
     parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(title)}">']
-    for i in range(5):
+    for i, anchor in enumerate(["start", "middle", "middle", "middle", "end"]):
         y, x = y_low + (y_high - y_low) * i / 4, x_high * i / 4
         across, down = place(0, y).split(",")
         parts.append(f'<line x1="{across}" x2="{width - 12}" y1="{down}" y2="{down}" class="grid"/>')
         parts.append(f'<text x="{left - 6}" y="{float(down) + 4:.1f}" text-anchor="end">{_axis(y)}</text>')
         parts.append(
-            f'<text x="{place(x, y_low).split(",")[0]}" y="{height - 8}" text-anchor="middle">{_axis(x)}</text>'
+            f'<text x="{place(x, y_low).split(",")[0]}" y="{height - 8}" text-anchor="{anchor}">{_axis(x)}</text>'
         )
     for curve in curves:
         line = " ".join(place(x, y) for x, y in curve.points)
@@ -114,7 +114,7 @@ def chart(title: str, curves: Sequence[Curve], from_zero: bool = False) -> str:
     parts.append("</svg>")
     legend = "".join(
         f'<span><i style="background:{curve.colour}"></i>{html.escape(curve.label)}'
-        f"{f' {curve.points[-1][1]:.3g}' if curve.points else ''}</span>"
+        f"{f' {curve.points[-1][1]:,.2f}' if curve.points else ''}</span>"
         for curve in curves
     )
     return (
@@ -125,7 +125,7 @@ def chart(title: str, curves: Sequence[Curve], from_zero: bool = False) -> str:
 def _points(file: Path, key: str) -> list[tuple[float, float]]:
     if not file.is_file():
         return []
-    rows = (json.loads(line) for line in file.read_text("utf-8").splitlines() if line.strip())
+    rows = (json.loads(line) for line in file.read_text("utf-8").split("\n") if line.strip())
     return [(row["step"], row[key]) for row in rows if row.get(key) is not None]
 
 
@@ -137,7 +137,7 @@ def _smooth(points: Sequence[tuple[float, float]], most: int = 150) -> list[tupl
 
 
 def _axis(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -172,7 +172,7 @@ def _score_table(evaluation: Json) -> str:
 def _sample_table(folder: Path, each: int = 2) -> str:
     """A few held-out questions of every kind, with both models' answers."""
     base, tuned = (
-        [json.loads(line) for line in (folder / name / "samples.jsonl").read_text("utf-8").splitlines()]
+        [json.loads(line) for line in (folder / name / "samples.jsonl").read_text("utf-8").split("\n") if line]
         for name in ("base", "tuned")
     )
     shown: dict[str, int] = {}

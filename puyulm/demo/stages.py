@@ -1,8 +1,8 @@
 """The stages of the demo, each a function from the results of those before to its own.
 
-A stage's results are kept in `stages/NAME.json` with a digest of everything they depend on: the stage's settings and
-the digests of the stages before. A stage whose digest is unchanged is not done again, so an interrupted demo goes on
-where it stopped; pretraining and fine-tuning resume inside, from their own checkpoints.
+A stage's results are kept in `stages/NAME.json` with a digest of everything they depend on: the stage's settings, and
+the digests and results of the stages before. A stage whose digest is unchanged is not done again, so an interrupted
+demo goes on where it stopped; pretraining and fine-tuning resume inside, from their own checkpoints.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -62,6 +62,7 @@ def run_stages(demo: Demo) -> dict[str, Json]:
         if kept is not None:
             print(f"\n[{number}] {stage.title}: done before, in {kept['seconds']:.0f} s", flush=True)
             results[stage.name] = kept
+            digest = _chain(digest, kept)
             continue
         print(f"\n[{number}] {stage.title}", flush=True)
         started = time.monotonic()
@@ -69,6 +70,7 @@ def run_stages(demo: Demo) -> dict[str, Json]:
         result |= {"seconds": round(time.monotonic() - started, 1), "digest": digest}
         _write(record, json.dumps(result, ensure_ascii=False, indent=1))
         results[stage.name] = result
+        digest = _chain(digest, result)
     return results
 
 
@@ -89,11 +91,10 @@ def stages(demo: Demo) -> list[Stage]:
 
 
 def _corpus(demo: Demo, _: dict[str, Json]) -> Json:
-    from puyulm.cli.data import print_collection
-    from puyulm.data.collect import collect
+    from puyulm.data.collect import collect, collection_table
 
     report = collect(demo.path("corpus"), demo.recipe.corpus)
-    print_collection(report)
+    print(collection_table(report))
     return {
         "sources": [asdict(source) for source in report.sources],
         "missing": report.missing,
@@ -148,7 +149,8 @@ def _pretrain(demo: Demo, results: dict[str, Json]) -> Json:
     from puyulm.train.pretrain import pretrain
 
     recipe = _pretrain_recipe(demo)
-    result = pretrain(recipe, overwrite=_started_otherwise(recipe.out, demo, "pretrain", results))
+    _clear_unless_begun_so(recipe.out, demo, "pretrain", results)
+    result = pretrain(recipe)
     measured = result.validation["bits_per_byte"]
     print(f"{result.tokens:,} tokens; validation {measured:.3f} bits per byte")
     return {"steps": result.steps, "tokens": result.tokens, "bits_per_byte": measured}
@@ -160,20 +162,21 @@ def _tasks(demo: Demo, _: dict[str, Json]) -> Json:
     settings, folder = demo.recipe.tasks, demo.path("tasks")
     train = make_mixture(settings.train, settings.seed, "train")
     held_out = make_mixture(dict.fromkeys(settings.train, settings.held_out), settings.seed, "held-out")
-    write_conversations(train, folder / "train.jsonl", turns=3)
-    write_conversations(make_mixture(dict.fromkeys(settings.train, 20), settings.seed + 1, "held-out"),
-                        folder / "valid.jsonl")  # fmt: skip
+    watched, learned = train[: len(train) // 100 + 1], train[len(train) // 100 + 1 :]
+    write_conversations(watched, folder / "valid.jsonl")
+    write_conversations(learned, folder / "train.jsonl", turns=3)
     write_items(train[:1000], folder / "examples.jsonl")
     write_items(held_out, folder / "held-out.jsonl")
-    print(f"{len(train):,} questions to learn from, {len(held_out):,} held out; {', '.join(settings.train)}")
-    return {"train": len(train), "held_out": len(held_out), "kinds": list(settings.train)}
+    print(f"{len(learned):,} questions to learn from, {len(held_out):,} held out; {', '.join(settings.train)}")
+    return {"train": len(learned), "held_out": len(held_out), "kinds": list(settings.train)}
 
 
 def _sft(demo: Demo, results: dict[str, Json]) -> Json:
     from puyulm.align.sft import sft
 
     recipe = _sft_recipe(demo)
-    result = sft(recipe, overwrite=_started_otherwise(recipe.out, demo, "sft", results))
+    _clear_unless_begun_so(recipe.out, demo, "sft", results)
+    result = sft(recipe)
     print(f"{result.steps:,} steps; validation loss {result.validation['loss']:.4f} nats per answer token")
     return {"steps": result.steps, "tokens": result.tokens, "loss": result.validation["loss"]}
 
@@ -214,21 +217,27 @@ def _sft_recipe(demo: Demo) -> Any:
                    valid=path("tasks", "valid.jsonl"), out=path("sft"))  # fmt: skip
 
 
-def _started_otherwise(out: Path, demo: Demo, name: str, results: dict[str, Json]) -> bool:
-    """Whether the run in a folder was begun from other inputs than those of now, and must be begun anew."""
+def _clear_unless_begun_so(out: Path, demo: Demo, name: str, results: dict[str, Json]) -> None:
+    """Removes the run in a folder if it was begun from other inputs than those of now."""
     mark = out / "demo-inputs"
     inputs = json.dumps({stage: result["digest"] for stage, result in results.items()} | {"stage": name})
     settings = {stage.name: stage for stage in stages(demo)}[name].settings
     inputs += json.dumps(recipe_dict(settings), default=str)
     if mark.is_file() and mark.read_text("utf-8").strip() == inputs:
-        return False
+        return
+    shutil.rmtree(out, ignore_errors=True)  # before the mark: an interruption in between must not leave the two apart
     _write(mark, inputs)
-    return True
 
 
 def _digest(before: str, stage: Stage) -> str:
     settings = None if stage.settings is None else recipe_dict(stage.settings)
     content = json.dumps([before, stage.name, settings], default=str, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _chain(digest: str, result: Json) -> str:
+    """The digest after a stage: it changes with what came out of the stage, too."""
+    content = json.dumps([digest, {key: value for key, value in result.items() if key != "seconds"}], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -247,8 +256,3 @@ def _write(file: Path, text: str) -> None:
     partial = file.with_name(f".{file.name}.partial")
     partial.write_text(text + "\n" if not text.endswith("\n") else text, "utf-8")
     os.replace(partial, file)
-
-
-def note(line: str) -> None:
-    """A line beside the results."""
-    print(line, file=sys.stderr, flush=True)

@@ -53,6 +53,7 @@ class KVCache:
                 new[:, :, :used] = old
                 store[layer] = new
 
+    @torch.inference_mode()  # a store that has grown during a forward can be written to in this mode only
     def move(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` tokens of one slot to another."""
         for store in (self.keys, self.values):

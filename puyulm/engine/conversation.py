@@ -10,6 +10,7 @@ from puyulm.engine.load import Engine
 from puyulm.engine.params import SamplingParams
 from puyulm.errors import ChatError
 from puyulm.text.chat import Message, render
+from puyulm.text.parse import parse_answer
 from puyulm.text.template import render_template
 
 # When the context is full, turns are dropped until this part of it is free: dropping one at a time would change the
@@ -89,19 +90,27 @@ class Conversation:
         """
         before, self.dropped = list(self.messages), 0
         self.messages.append(Message("user", question))
-        answer = ""
+        answer, ids = "", []
         try:
             prompt = self._prompt()
             params = fit_to_context(self.engine.model.config, len(prompt), self.params)
             tokenizer = self.engine.tokenizer
             for event in events(self.engine.model, prompt, params, tokenizer=tokenizer, session=self._session):
                 answer += event.text
+                ids.append(event.token)
                 yield event
         finally:
             if answer:
-                self.messages.append(Message("assistant", answer))
+                self.messages.append(self._message(answer, ids))
             else:
                 self.messages[:] = before
+
+    def _message(self, answer: str, ids: list[int]) -> Message:
+        """The answer with its calls, code and reasoning, whose markers the visible text does not show."""
+        message = parse_answer(ids, self.engine.tokenizer, self.engine.chat_format)
+        if message.tool_calls or message.code is not None or message.reasoning is not None:
+            return message
+        return Message("assistant", answer)  # a stop text is cut off here, and not from the ids
 
     def _prompt(self) -> list[int]:
         """The prompt, after as many of the oldest turns are dropped as leave room for an answer."""

@@ -55,8 +55,11 @@ def load_engine(
             write prompts in another way.
 
     Raises:
-        PuyuError: The model cannot be found or loaded, or its generation settings are damaged.
+        PuyuError: The model cannot be found or loaded, its generation settings are damaged, or there is no such
+            device.
     """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
     path = resolve_model(name)
     tokenizer = Tokenizer.load(path)
     config = load_config(path)
@@ -70,9 +73,20 @@ def load_engine(
             raise
         chosen = BASE
     params = default_params(path, tokenizer, chosen)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = pack_for_inference(load_model(path, dtype, device).eval())
     return Engine(model, tokenizer, chosen, params, path)
+
+
+def check_device(name: str) -> None:
+    """Raises a GenerationError unless PyTorch has this device."""
+    if name.split(":")[0] == "cuda" and not torch.cuda.is_available():
+        raise GenerationError(f"device {name}: PyTorch finds no CUDA device; use cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise GenerationError(
+            f"device {name!r}: PyTorch has no such device here; use cpu, or cuda with a GPU"
+        ) from None
 
 
 def default_params(path: Path, tokenizer: Tokenizer, chat_format: ChatFormat, *, think: bool = False) -> SamplingParams:

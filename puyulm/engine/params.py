@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from puyulm.errors import GenerationError
 
+MIN_TEMPERATURE = 1e-4  # of draws
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
@@ -16,7 +18,8 @@ class SamplingParams:
     then drawn from what is left. (`transformers` has the same order.)
 
     Attributes:
-        temperature: Divides the logits; 0 takes the most likely token (greedy, after the repetition penalty).
+        temperature: Divides the logits; 0 takes the most likely token (greedy, after the repetition penalty). Others
+            begin at 1e-4: quotients by less may be too large for float32.
         top_k: Keep the k most likely tokens; 0 keeps all. Tokens tied with the k-th stay.
         top_p: Keep the most likely tokens up to this probability mass, the one that reaches it included; 1 keeps all.
         min_p: Keep tokens at least this fraction as likely as the most likely one; 0 keeps all.
@@ -44,7 +47,8 @@ class SamplingParams:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        _check("temperature", self.temperature, 0 <= self.temperature < math.inf, "0 (greedy) or more")
+        _check("temperature", self.temperature, self.temperature == 0 or MIN_TEMPERATURE <= self.temperature < math.inf,
+               f"0 (greedy), or {MIN_TEMPERATURE} or more")  # fmt: skip
         _check("top_k", self.top_k, self.top_k >= 0, "0 (off) or a positive whole number", whole=True)
         _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
         _check("min_p", self.min_p, 0 <= self.min_p <= 1, "between 0 and 1")

@@ -159,4 +159,5 @@ def _draw(scores: Tensor, uniforms: Tensor) -> Tensor:
     cumulative = (scores - scores.amax(-1, keepdim=True)).exp().cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1]
     target = (uniforms * total).minimum(torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target[:, None], right=True).squeeze(1)
+    # Clamped for rows that hold a NaN, which nothing is right of: the token's logprob is NaN then and tells of it.
+    return torch.searchsorted(cumulative, target[:, None], right=True).squeeze(1).clamp_(max=scores.shape[1] - 1)

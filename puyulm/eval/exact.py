@@ -143,8 +143,10 @@ def evaluate(
         examples: Solved items, from which plain-text prompts take the first `shots` of the same kind and language.
 
     Raises:
-        DataError: There are fewer examples of a kind than `shots`.
+        DataError: There are no items, or fewer examples of a kind than `shots`.
     """
+    if not items:
+        raise DataError("there are no items to answer")
     if chat_format is None:
         prompts = [plain_prompt(item, tokenizer, _shots(item, examples, shots)) for item in items]
         stops = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens, stop=("\n",))

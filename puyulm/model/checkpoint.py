@@ -8,6 +8,7 @@ the file. Writing goes to a folder beside the target, which is renamed when it i
 from __future__ import annotations
 
 import difflib
+import glob
 import json
 import os
 import shutil
@@ -15,23 +16,24 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from puyulm.errors import CheckpointError, ConfigError
 from puyulm.model.config import ModelConfig
 from puyulm.model.decoder import Decoder
-from puyulm.model.hf_config import config_from_json, config_to_json
+from puyulm.model.hf_config import config_from_json, config_to_json, merge_config
 from puyulm.model.layouts import Layout, Slot, layout_of, published_tensors
 from puyulm.model.shards import Scratch, StoredTensor, bin_tensors, stored_tensors, tensor_names, weight_files
 from puyulm.progress import Progress
 
 AUXILIARY_FILES = (
     "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "generation_config.json", "chat_template.jinja", "chat_template.json",
+    "vocab.json", "merges.txt", "generation_config.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
 
 READERS = 2
@@ -47,20 +49,25 @@ def load_config(path: Path) -> ModelConfig:
         from puyulm.model.gguf import gguf_config
 
         return gguf_config(path)
-    file = path / "config.json"
-    if not path.is_dir():
-        raise CheckpointError(f"{path}: no such folder")
+    file, raw = path / "config.json", _read_config(path)
+    if raw.get("model_type") == "internlm" and "model.tok_embeddings.weight" in tensor_names(path):
+        raw["model_type"] = "internlm2"  # InternLM2's first week of release still called itself "internlm"
+    return config_from_json(raw, str(file))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder")
     if not file.is_file():
-        raise CheckpointError(f"{path}: no config.json; a checkpoint folder holds config.json and weights")
+        raise CheckpointError(f"{folder}: no config.json; a checkpoint folder holds config.json and weights")
     try:
         raw = json.loads(file.read_text("utf-8"))
     except ValueError as error:
         raise ConfigError(f"{file}: not valid JSON ({error})") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{file}: must be a JSON object, not a {type(raw).__name__}")
-    if raw.get("model_type") == "internlm" and "model.tok_embeddings.weight" in tensor_names(path):
-        raw["model_type"] = "internlm2"  # InternLM2's first week of release still called itself "internlm"
-    return config_from_json(raw, str(file))
+    return raw
 
 
 def default_dtype(config: ModelConfig, device: torch.device | str) -> torch.dtype:
@@ -96,12 +103,13 @@ def load_model(path: Path, dtype: torch.dtype | None = None, device: torch.devic
 
 def empty_decoder(config: ModelConfig, dtype: torch.dtype, device: torch.device | str) -> Decoder:
     """A decoder whose parameters are allocated and hold nothing meaningful yet."""
-    with torch.device("meta"):
-        decoder = Decoder(config)
-    decoder = decoder.to(dtype).to_empty(device=device)
-    if config.tie_embeddings:  # moving off the meta device makes two parameters of the shared one
-        decoder.head.weight = decoder.embed.weight
-    return decoder
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # parameters are made in it; nothing is made and then converted
+    try:
+        with torch.device(device):
+            return Decoder(config)
+    finally:
+        torch.set_default_dtype(before)
 
 
 @torch.no_grad()
@@ -220,34 +228,61 @@ def save_model(
 
     Args:
         folder: Made whole or not at all.
-        source: Folder to take tokenizer, generation and chat template files from.
+        source: Checkpoint folder to take tokenizer, generation and chat template files from; in the family's own
+            layout also its code (`*.py`, for those who run it) and the keys of its `config.json` that are not ours.
         layout: "own" is the family's; "llama" is what transformers loads without remote code.
         overwrite: Replace an existing folder.
         write_extra: Called with the unfinished folder, to add files of the caller's.
 
     Raises:
-        CheckpointError: The folder exists and `overwrite` is off.
-        ConfigError: The Llama layout cannot express the model.
+        CheckpointError: The folder exists and `overwrite` is off, or it cannot be written.
+        ConfigError: The layout cannot express the model.
     """
+    folder = Path(os.path.abspath(folder))
+    if folder == Path.cwd():  # its replacement would leave the caller in a removed folder
+        raise CheckpointError(f"{folder}: is the current folder, which cannot be replaced; name another")
     if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder}: already exists; choose another folder, or overwrite it (--overwrite)")
     config = decoder.config.evolve(dtype=str(decoder.embed.weight.dtype).removeprefix("torch."))
     raw = config_to_json(config, layout)
+    if source is not None and layout == "own" and (source / "config.json").is_file():
+        published = _read_config(source)
+        if published.get("model_type") == config.family:
+            raw = merge_config(published, raw)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
+        _remove_leftovers(folder)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
         _write_weights(decoder, partial, layout_of(config) if layout == "own" else "llama", max_shard_bytes)
         _write_json(partial / "config.json", raw)
         _write_json(partial / "generation_config.json", {k: raw[k] for k in raw if k.endswith("_token_id")})
-        for name in AUXILIARY_FILES:
-            if source is not None and (source / name).is_file():
-                shutil.copyfile(source / name, partial / name)
+        if source is not None:
+            code = [file.name for file in sorted(source.glob("*.py"))] if layout == "own" else []
+            for name in (*AUXILIARY_FILES, *code):
+                if (source / name).is_file():
+                    shutil.copyfile(source / name, partial / name)
         if write_extra is not None:
             write_extra(partial)
         replace_folder(partial, folder)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what processes that were killed while writing this folder have left beside it."""
+    if os.name != "posix":  # elsewhere there is no asking after a process without touching it
+        return
+    for partial in folder.parent.glob(f".{glob.escape(folder.name)}.partial-*"):
+        pid = partial.name.rpartition("-")[2]
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            shutil.rmtree(partial, ignore_errors=True)
+        except (ValueError, OverflowError, PermissionError):
+            continue
 
 
 def replace_folder(new: Path, folder: Path) -> None:

@@ -8,6 +8,7 @@ repositories, and transformers' `LlamaConfig`.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, cast, get_args
 
@@ -49,6 +50,13 @@ _ARCHITECTURES: dict[tuple[Family, str], str] = {
 }
 
 
+_READ_KEYS = frozenset({
+    *(key for defaults in _DEFAULTS.values() for key in defaults), "dtype", "torch_dtype", "head_dim", "hidden_act",
+    "rope_scaling", "rope_parameters", "reward_token_id", "num_key_value_heads", "tie_word_embeddings",
+})  # fmt: skip
+"""What `config_from_json` reads: a key of these that we leave out must not come back from an older file."""
+
+
 def config_from_json(raw: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
     """Reads a published `config.json`.
 
@@ -57,17 +65,22 @@ def config_from_json(raw: Mapping[str, Any], where: str = "config.json") -> Mode
         where: Named in errors.
 
     Raises:
-        ConfigError: Unknown `model_type`, or a feature the published models do not have.
+        ConfigError: Unknown `model_type`, a value of the wrong kind, or a feature the published models do not have.
     """
     family = _family(raw, where)
-    values = {**_DEFAULTS[family], **{key: value for key, value in raw.items() if value is not None}}
+    # null is a value of its own for token ids ("there is none"); anywhere else it asks for the default.
+    given = {key: value for key, value in raw.items() if value is not None or key.endswith("_token_id")}
+    values = {**_DEFAULTS[family], **given}
     if values.get("hidden_act", "silu") != "silu":
         raise ConfigError(f"{where}: hidden_act {values['hidden_act']!r} is not supported; the family uses 'silu'")
-    reward = _is_reward(raw)
-    if "ForSequenceClassification" in _architecture(raw) and family != "llama":
+    architecture = _architecture(raw, where)
+    reward = _is_reward(raw, architecture)
+    if "ForSequenceClassification" in architecture and family != "llama":
         raise ConfigError(f"{where}: sequence classification heads are not supported; load the language model")
-    heads = int(values["num_attention_heads"])
-    hidden = int(values["hidden_size"])
+    heads = _whole(values, "num_attention_heads", where)
+    hidden = _whole(values, "hidden_size", where)
+    values = {"num_key_value_heads": heads, "head_dim": hidden // heads, "initializer_range": 0.02, **values}
+    eos = _token_ids(values, "eos_token_id", 2, where)
     try:
         return ModelConfig(
             family=family,
@@ -76,19 +89,19 @@ def config_from_json(raw: Mapping[str, Any], where: str = "config.json") -> Mode
             intermediate_size=values["intermediate_size"],
             num_layers=values["num_hidden_layers"],
             num_heads=heads,
-            num_kv_heads=int(values.get("num_key_value_heads", heads)),
-            head_dim=int(values.get("head_dim", hidden // heads)),
+            num_kv_heads=values["num_key_value_heads"],
+            head_dim=values["head_dim"],
             max_position_embeddings=values["max_position_embeddings"],
             rope=_rope(family, values, where),
-            rms_norm_eps=float(values["rms_norm_eps"]),
+            rms_norm_eps=_number(values["rms_norm_eps"], "rms_norm_eps", where),
             **_biases(family, values),
             tie_embeddings=bool(values.get("tie_word_embeddings", False)) and not reward,
             head="reward" if reward else "lm",
-            reward_token_id=values.get("reward_token_id"),
-            bos_token_id=_first(values.get("bos_token_id", 1)),
-            eos_token_ids=_ids(values.get("eos_token_id", 2)),
-            pad_token_id=values.get("pad_token_id"),
-            initializer_range=float(values.get("initializer_range", 0.02)),
+            reward_token_id=_token_id(values, "reward_token_id", None, where),
+            bos_token_id=_token_id(values, "bos_token_id", 1, where),
+            eos_token_ids=eos,
+            pad_token_id=_token_id(values, "pad_token_id", None, where),
+            initializer_range=_number(values["initializer_range"], "initializer_range", where),
             dtype=_dtype(values, where),
         )
     except ConfigError as error:
@@ -99,14 +112,17 @@ def config_to_json(config: ModelConfig, layout: Literal["own", "llama"] = "own")
     """Writes `config.json` for the family's own published layout, or as a plain Llama.
 
     Raises:
-        ConfigError: Llama's layout cannot express the model.
+        ConfigError: The layout cannot express the model.
     """
     family: Family = config.family if layout == "own" else "llama"
+    if (family, config.head) not in _ARCHITECTURES:
+        raise ConfigError(f"the {family} layout has no {config.head} head; internlm2 and llama have one")
+    eos = config.eos_token_ids
     raw: Json = {
         "architectures": [_ARCHITECTURES[family, config.head]],
         "model_type": family,
         "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_ids[0] if len(config.eos_token_ids) == 1 else list(config.eos_token_ids),
+        "eos_token_id": list(eos) if len(eos) > 1 else eos[0] if eos else None,
         "pad_token_id": config.pad_token_id,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -131,13 +147,24 @@ def config_to_json(config: ModelConfig, layout: Literal["own", "llama"] = "own")
     return raw | _biases_to_json(family, config) | _rope_to_json(family, config.rope)
 
 
-def _architecture(raw: Mapping[str, Any]) -> str:
-    return " ".join(raw.get("architectures") or ())
+def merge_config(published: Mapping[str, Any], ours: Mapping[str, Any]) -> Json:
+    """A published `config.json` brought up to date: its order, and its keys that say nothing about the model's shape
+    and numerics (`auto_map` and whatever else came with it), with ours on top."""
+    kept = {key: value for key, value in published.items() if key in ours or key not in _READ_KEYS}
+    return {**kept, **ours}
 
 
-def _is_reward(raw: Mapping[str, Any]) -> bool:
-    one_label = raw.get("num_labels", len(raw.get("id2label") or ()) or 2) == 1
-    return "RewardModel" in _architecture(raw) or ("ForSequenceClassification" in _architecture(raw) and one_label)
+def _architecture(raw: Mapping[str, Any], where: str) -> str:
+    names = raw.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{where}: architectures must be a list of names, not {names!r}")
+    return " ".join(names)
+
+
+def _is_reward(raw: Mapping[str, Any], architecture: str) -> bool:
+    labels = raw.get("id2label")
+    one_label = raw.get("num_labels", len(labels) if isinstance(labels, dict) and labels else 2) == 1
+    return "RewardModel" in architecture or ("ForSequenceClassification" in architecture and one_label)
 
 
 def _family(raw: Mapping[str, Any], where: str) -> Family:
@@ -153,19 +180,21 @@ def _family(raw: Mapping[str, Any], where: str) -> Family:
 
 
 def _rope(family: Family, values: Json, where: str) -> RopeConfig:
+    kind: Any
     if family == "internlm":
-        rotary = values["rotary"]
-        kind = {"origin": "none"}.get(rotary.get("type"), rotary.get("type"))
+        rotary = _object(values, "rotary", where)
+        kind = "none" if rotary.get("type") == "origin" else rotary.get("type")
         theta, factor = rotary.get("base", 10_000), rotary.get("scaling_factor", 1.0)
     else:
         # transformers 5 writes `rope_parameters`, the releases `rope_theta` and `rope_scaling`.
-        scaling = values.get("rope_parameters") or values.get("rope_scaling") or {}
+        scaling = _object(values, "rope_parameters", where) or _object(values, "rope_scaling", where)
         kind = scaling.get("rope_type", scaling.get("type", "default"))
         kind = "none" if kind == "default" else kind
         theta, factor = scaling.get("rope_theta", values["rope_theta"]), scaling.get("factor", 1.0)
     if kind not in ("none", "linear", "dynamic"):
         raise ConfigError(f"{where}: rope scaling {kind!r} is not supported; supported are linear and dynamic")
-    return RopeConfig(theta=float(theta), scaling=kind, factor=float(factor))
+    theta, factor = _number(theta, "the rope base", where), _number(factor, "the rope scaling factor", where)
+    return RopeConfig(theta=theta, scaling=kind, factor=factor)
 
 
 def _rope_to_json(family: Family, rope: RopeConfig) -> Json:
@@ -209,12 +238,36 @@ def _dtype(values: Json, where: str) -> DType:
     return cast(DType, dtype)
 
 
-def _ids(value: int | list[int]) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, list) else (value,)
+def _whole(values: Json, key: str, where: str) -> int:
+    value = values[key]
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{where}: {key} must be a positive whole number, not {value!r}")
+    return value
 
 
-def _first(value: int | list[int] | None) -> int | None:
-    return value[0] if isinstance(value, list) else value
+def _number(value: object, name: str, where: str) -> float:
+    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ConfigError(f"{where}: {name} must be a number that is not negative, not {value!r}")
+    return float(value)
+
+
+def _object(values: Json, key: str, where: str) -> Json:
+    value = values.get(key) or {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: {key} must be a JSON object, not {value!r}")
+    return value
+
+
+def _token_ids(values: Json, key: str, default: int | None, where: str) -> tuple[int, ...]:
+    value = values.get(key, default)
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(token_id, int) for token_id in ids):
+        raise ConfigError(f"{where}: {key} must be a token id or a list of them, not {value!r}")
+    return tuple(ids)
+
+
+def _token_id(values: Json, key: str, default: int | None, where: str) -> int | None:
+    return next(iter(_token_ids(values, key, default, where)), None)
 
 
 def _plain(number: float) -> float | int:

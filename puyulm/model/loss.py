@@ -53,7 +53,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, denominator: float | Tensor) -> Tensor:
         # A frozen head (LoRA, a tied embedding that is not trained) needs no gradient of its own.
-        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        # It is a sum over chunks, which half precision would round at every one.
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        grad_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for part in _chunks(hidden, weight):
@@ -70,8 +72,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad = grad.to(weight.dtype)
             if grad_hidden is not None:
                 torch.mm(grad, weight, out=grad_hidden[part])
-            if grad_weight is not None:
+            if grad_weight is not None and grad_weight.dtype == grad.dtype:
                 grad_weight.addmm_(grad.T, x)
+            elif grad_weight is not None:
+                grad_weight += grad.T @ x
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(weight.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight)
         return total / denominator
 

@@ -148,20 +148,31 @@ class Tokenizer:
         """Whether an id is a control token, marker or spare token, which `encode` never gives."""
         return token_id in self._vocabulary.special
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, *, portable: bool = False) -> None:
         """Writes the tokenizer's files into a folder, made where missing.
 
         Files that it was loaded from are written byte for byte. A `tokenizer.json` and `tokenizer_config.json` are
         made where it came without, so that `transformers` loads the folder. Files of another tokenizer are removed.
+
+        Args:
+            portable: A tokenizer that needs code of its own (`auto_map`), or that has no `tokenizer.json`, gets a
+                `tokenizer_config.json` with which `transformers` needs none; the code is left out.
         """
         folder = Path(folder)
         files = dict(self._files)
+        if portable and self._needs_code():
+            kept = ("tokenizer.model", "tokenizer.json", "chat_template.jinja")
+            files = {name: content for name, content in files.items() if name in kept}
         if "tokenizer.json" not in files:
             proto = parse_model(files["tokenizer.model"], folder)
             bos = self._settings.bos_token if self.add_bos else None
             files["tokenizer.json"] = _dump(model_to_json(proto, self._vocabulary, bos))
         files.setdefault("tokenizer_config.json", _dump(_config_json(self._settings, self._vocabulary), indent=2))
         write_files(folder, files)
+
+    def _needs_code(self) -> bool:
+        config = json.loads(self._files.get("tokenizer_config.json", b"{}"))
+        return "tokenizer.json" not in self._files or "auto_map" in config
 
     @cached_property
     def _markup(self) -> re.Pattern[str]:

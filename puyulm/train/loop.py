@@ -132,6 +132,9 @@ def train(
                 raise KeyboardInterrupt
             validate_if_due()
             log.restart_clock_if_flushed()
+        if stop.is_set():  # in the last step or its validation: what follows the run is not wanted either
+            progress.write(f"{label}: all {steps:,} steps are done; the same command only saves the model")
+            raise KeyboardInterrupt
     decoder.eval()
     measured = {name: value for name, value in validations.last.items() if name not in ("step", "tokens")}
     return TrainResult(state.step, state.tokens, measured)

@@ -105,16 +105,23 @@ def model_config(recipe: PretrainRecipe, tokenizer: Tokenizer) -> ModelConfig:
     """
     config = preset(recipe.model).config if isinstance(recipe.model, str) else recipe.model
     if config.head != "lm":
-        raise RecipeError("model: pretraining needs a language model's head; set --model.head lm")
+        raise RecipeError(f"model: pretraining needs a language model's head; {_remedy(recipe, 'head', 'lm')}")
     if config.vocab_size < tokenizer.vocab_size:
         raise RecipeError(
             f"model: vocab_size {config.vocab_size:,} is smaller than the tokenizer's {tokenizer.vocab_size:,} "
-            f"({recipe.tokenizer}); set --model.vocab_size {tokenizer.vocab_size}"
+            f"({recipe.tokenizer}); {_remedy(recipe, 'vocab_size', tokenizer.vocab_size)}"
         )
     if config.max_position_embeddings < recipe.seq_len:
         raise RecipeError(
             f"seq_len {recipe.seq_len:,} is above the model's max_position_embeddings "
-            f"{config.max_position_embeddings:,}; lower seq_len or set --model.max_position_embeddings {recipe.seq_len}"
+            f"{config.max_position_embeddings:,}; lower seq_len or "
+            + _remedy(recipe, "max_position_embeddings", recipe.seq_len)
         )
     eos = (tokenizer.eos_id,) if tokenizer.eos_id is not None else config.eos_token_ids
     return config.evolve(bos_token_id=tokenizer.bos_id, eos_token_ids=eos, pad_token_id=tokenizer.pad_id)
+
+
+def _remedy(recipe: PretrainRecipe, field: str, value: object) -> str:
+    if isinstance(recipe.model, str):  # a preset has no fields to set
+        return f"write the model's shape out in the recipe, with {field}: {value}"
+    return f"set --model.{field} {value}"

@@ -28,7 +28,7 @@ class TotalLoss:
 
 @torch.no_grad()
 def total_loss(decoder: Decoder, batches: Iterable[PackedBatch]) -> TotalLoss:
-    """The loss of packed documents, summed in float64."""
+    """The loss of packed documents, computed in the weights' dtype and summed in float64."""
     device = decoder.embed.weight.device
     nats = torch.zeros((), dtype=torch.float64, device=device)
     targets = size = 0
@@ -54,8 +54,8 @@ def bits_per_byte(
     """`{"loss": nats per target token, "bits_per_byte": bits per UTF-8 byte of text}` of whole documents.
 
     Every token is predicted but the first of each document (the beginning-of-text token, where the shards have one);
-    documents longer than `seq_len` are read in windows that overlap by half (`document_batches`). Bits per byte does not depend on the
-    tokenizer, so models with different ones can be compared.
+    documents longer than `seq_len` are read in windows that overlap by half (`document_batches`). Bits per byte does
+    not depend on the tokenizer, so models with different ones can be compared.
 
     Args:
         max_tokens: Stop after the document that reaches so many tokens; None takes all.

@@ -19,6 +19,7 @@ from puyulm.eval.exact import ExactItem, evaluate
 from puyulm.model.checkpoint import load_config, save_model
 from puyulm.recipe import load_recipe
 from puyulm.text.chat import Message, chat_format_for, render
+from puyulm.text.template import render_template
 from puyulm.text.tokenizer import Tokenizer
 from puyulm.train.loop import batch_loss
 from puyulm.train.metrics import read_json_lines
@@ -201,7 +202,20 @@ def test_the_base_model_is_part_of_the_run(tmp_path: Path, base: Path, tokenizer
                write_extra=tokenizer.save)  # fmt: skip
     with pytest.raises(TrainError, match=r"another recipe or data: model \(content\)"):
         sft(recipe(tmp_path, other, epochs=1))
+    state = sorted(path.relative_to(tmp_path) for path in (tmp_path / "out").rglob("*"))
+    with pytest.raises(DataError, match="typo"):  # a mistake costs nothing of the old run
+        sft(recipe(tmp_path, other, epochs=1, data=(tmp_path / "typo.jsonl",)), overwrite=True)
+    assert sorted(path.relative_to(tmp_path) for path in (tmp_path / "out").rglob("*")) == state
     assert sft(recipe(tmp_path, other, epochs=1), overwrite=True).steps == 1
+
+
+def test_the_model_brings_the_template_it_was_trained_with(tmp_path: Path, base: Path) -> None:
+    sft(recipe(tmp_path, base, epochs=1))
+    tuned = Tokenizer.load(tmp_path / "out" / "model")
+    assert tuned.chat_template is not None
+    messages, chat_format = [Message("user", "Say one.")], chat_format_for("internlm3", tuned)
+    expected = render(messages, tuned, chat_format, add_generation_prompt=True).ids
+    assert render_template(messages, tuned, tuned.chat_template, add_generation_prompt=True) == expected
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from puyulm.engine.conversation import Conversation, prompt_ids
-from puyulm.engine.generate import generate
+from puyulm.engine.generate import TokenEvent, generate
 from puyulm.engine.load import Engine, load_engine
 from puyulm.engine.params import SamplingParams
 from puyulm.errors import ChatError, GenerationError
-from puyulm.text.chat import Message, render
+from puyulm.text.chat import Message, ToolCall, render
 from tests.engine.checkpoints import write_checkpoint
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=12, ignore_eos=True)
@@ -49,6 +50,11 @@ class TestLoading:
         (folder / "generation_config.json").write_text(damage)
         with pytest.raises(GenerationError, match=r"generation_config\.json"):
             load_engine(str(folder), device="cpu")
+
+    @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+    def test_a_device_that_is_not_there_is_named(self, tmp_path: Path, device: str) -> None:
+        with pytest.raises(GenerationError, match=f"device '?{device}'?: PyTorch"):
+            load_engine(str(write_checkpoint(tmp_path)), device=device)
 
 
 class TestText:
@@ -99,6 +105,27 @@ class TestConversation:
         talk.params = GREEDY.evolve(stop_ids=tuple(range(engine.tokenizer.vocab_size)))
         assert [event.text for event in talk.ask("no answer")] == [""]
         assert [message.content for message in talk.messages] == ["one", said]
+
+    def test_a_tool_call_stays_a_call_in_the_history(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        call = Message("assistant", "Let me see.", tool_calls=(ToolCall("get_weather", {"city": "上海"}),))
+        question = Message("user", "What is the weather?")
+        start, tokenizer = len(ids_of(engine, question)), engine.tokenizer
+        said = render([question, call], tokenizer, engine.chat_format).ids[start:]
+        said = said[: said.index(tokenizer.token_to_id("<|im_end|>")) + 1]  # type: ignore[arg-type]
+
+        def write(*_: object, **__: object) -> Iterator[TokenEvent]:
+            for index, token in enumerate(said):
+                text = tokenizer.decode([token], skip_special=True, mid_text=True)
+                yield TokenEvent(0, token, 0.0, text, "stop" if index + 1 == len(said) else None)
+
+        monkeypatch.setattr("puyulm.engine.conversation.events", write)
+        talk = Conversation(engine, GREEDY)
+        assert "get_weather" in "".join(event.text for event in talk.ask(question.content))
+        (answer,) = talk.messages[1:]
+        assert answer.content == call.content
+        assert [(made.name, made.arguments) for made in answer.tool_calls] == [("get_weather", {"city": "上海"})]
+        prompt = ids_of(engine, *talk.messages, Message("user", "And tomorrow?"))
+        assert prompt[start : start + len(said)] == said
 
     def test_the_oldest_turns_leave_a_full_context(self, engine: Engine) -> None:
         talk = Conversation(engine, GREEDY, system="Stay.")

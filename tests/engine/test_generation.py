@@ -87,6 +87,15 @@ def test_a_batch_equals_its_prompts_alone(name: str) -> None:
             torch.testing.assert_close(torch.tensor(one.logprobs), torch.tensor(other.logprobs), atol=1e-4, rtol=0)
 
 
+def test_a_sequence_may_end_and_another_move_after_the_cache_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, prompts = decoder_of("v2"), [prompt_of(5, 1), prompt_of(7, 2)]
+    params = [SamplingParams(temperature=0, max_new_tokens=count, ignore_eos=True) for count in (30, 40)]
+    alone = [generate(decoder, [prompt], one)[0] for prompt, one in zip(prompts, params, strict=True)]
+    monkeypatch.setattr(generate_module, "FIRST_CAPACITY", 4)
+    together = generate(decoder, prompts, params)
+    assert [done.ids for done in together] == [done.ids for done in alone]
+
+
 @pytest.mark.parametrize("name", ["v2", "v3 dynamic"])
 @pytest.mark.parametrize("prefill_tokens", [1, 7, 32])
 def test_prefill_in_pieces_equals_prefill_at_once(name: str, prefill_tokens: int) -> None:

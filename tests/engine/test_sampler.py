@@ -157,6 +157,21 @@ def test_greedy_takes_the_best_and_leaves_the_logits_alone() -> None:
     assert torch.equal(logits, before)
 
 
+def test_the_lowest_temperature_takes_the_best() -> None:
+    logits = 1e4 * logits_of(3)
+    tokens, logprobs = sample(logits, [row(SamplingParams(temperature=1e-4, seed=0))] * 3)
+    assert tokens == logits.argmax(-1).tolist() and all(map(math.isfinite, logprobs))
+
+
+@pytest.mark.parametrize("params", [SamplingParams(seed=0), SamplingParams(seed=0, top_k=5, top_p=0.9)])
+def test_a_row_without_numbers_gives_a_token_whose_logprob_says_so(params: SamplingParams) -> None:
+    logits = logits_of(2)
+    logits[1] = math.nan
+    tokens, logprobs = sample(logits, [row(params), row(params)])
+    assert 0 <= tokens[1] < VOCAB and math.isnan(logprobs[1])
+    assert math.isfinite(logprobs[0])
+
+
 def test_stop_ids_are_banned_exactly_until_the_minimum() -> None:
     logits = torch.tensor([[5.0, 1.0, 0.0]])
     sampler = row(SamplingParams(temperature=0, min_new_tokens=2), stop_ids=(0,), vocab=3)
@@ -174,8 +189,9 @@ def test_logprobs_are_the_models_own() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
-        ("temperature", -0.1, "0 (greedy) or more"),
-        ("temperature", math.nan, "0 (greedy) or more"),
+        ("temperature", -0.1, "0 (greedy), or 0.0001 or more"),
+        ("temperature", math.nan, "0 (greedy), or 0.0001 or more"),
+        ("temperature", 1e-39, "0 (greedy), or 0.0001 or more"),
         ("top_k", -1, "0 (off) or a positive"),
         ("top_k", 1.5, "whole number"),
         ("top_p", 0.0, "above 0 and at most 1"),

@@ -110,6 +110,11 @@ def test_solved_examples_are_of_the_same_kind_and_language(tokenizer: Tokenizer)
         evaluate(decoder, tokenizer, ITEMS, None, examples=ITEMS[:2], shots=1)
 
 
+def test_no_items_are_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(DataError, match="no items"):
+        evaluate(tiny_decoder(vocab_size=tokenizer.vocab_size), tokenizer, [], None)
+
+
 def test_base_answers_end_at_the_line(tokenizer: Tokenizer) -> None:
     """Real generation: an untrained model gives some output for each item, never with a line break."""
     report = evaluate(tiny_decoder(vocab_size=tokenizer.vocab_size), tokenizer, ITEMS, None, max_new_tokens=4)

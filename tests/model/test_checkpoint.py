@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -227,6 +230,17 @@ def test_config_errors_name_the_file_and_the_nearest_model(folder: Path):
         ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, ("yarn", "linear and dynamic")),
         ({"num_key_value_heads": 3}, ("num_heads (4)", "num_kv_heads (3)")),
         ({"torch_dtype": "int4"}, ("int4",)),
+        ({"num_attention_heads": 0}, ("num_attention_heads must be a positive whole number, not 0",)),
+        ({"hidden_size": "64"}, ("hidden_size", "'64'")),
+        ({"num_key_value_heads": "2"}, ("num_kv_heads", "'2'")),
+        ({"head_dim": 1.5}, ("head_dim", "1.5")),
+        ({"rms_norm_eps": "small"}, ("rms_norm_eps must be a number", "'small'")),
+        ({"rope_theta": "big"}, ("rope base", "'big'")),
+        ({"rope_scaling": "dynamic"}, ("rope_scaling must be a JSON object", "'dynamic'")),
+        ({"rope_scaling": {"type": "dynamic", "factor": None}}, ("rope scaling factor", "None")),
+        ({"rope_scaling": {"type": ["dynamic"]}}, ("rope scaling ['dynamic']",)),
+        ({"architectures": 3}, ("architectures must be a list of names, not 3",)),
+        ({"eos_token_id": ["</s>"]}, ("eos_token_id", "'</s>'")),
     ):
         file.write_text(json.dumps(raw | change))
         refused(folder, str(file), *words)
@@ -246,7 +260,7 @@ def test_saving_refuses_to_overwrite_and_leaves_nothing_half_written(folder: Pat
         raise OSError("disk full")
 
     monkeypatch.setattr("puyulm.model.checkpoint.save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CheckpointError, match=r"m: cannot be written: disk full"):
         save_model(decoder, folder, overwrite=True)
     assert (folder / "model.safetensors").read_bytes() == before
     assert [path.name for path in folder.parent.iterdir()] == ["m"]
@@ -254,6 +268,62 @@ def test_saving_refuses_to_overwrite_and_leaves_nothing_half_written(folder: Pat
     save_model(decoder, folder, overwrite=True)
     assert (folder / "model.safetensors").read_bytes() != before
     assert [path.name for path in folder.parent.iterdir()] == ["m"]
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path):
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    left, running = tmp_path / f".m.partial-{ended.stdout.strip()}", tmp_path / f".m.partial-{os.getppid()}"
+    for folder in (left, running):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"half")
+    save_model(random_decoder("internlm2"), tmp_path / "m")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([running.name, "m"])
+
+
+def test_the_working_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="is the current folder"):
+        save_model(tiny_decoder(), Path("."))
+
+
+def test_code_and_unknown_keys_of_the_source_stay_in_its_own_layout(folder: Path):
+    file = folder / "config.json"
+    raw = json.loads(file.read_text())
+    extra = {"auto_map": {"AutoModel": "modeling_x.M"}, "pretraining_tp": 1}
+    file.write_text(json.dumps({**extra, **raw, "torch_dtype": None, "dtype": "bfloat16", "rope_parameters": None}))
+    names = ("modeling_x.py", "configuration_x.py", "vocab.json", "merges.txt")
+    for name in names:
+        (folder / name).write_text(name)
+    decoder = load_model(folder)
+    save_model(decoder, folder.with_name("own"), source=folder)
+    saved = json.loads((folder.with_name("own") / "config.json").read_text())
+    assert saved == {**extra, **raw, "torch_dtype": "float32"}
+    assert list(saved)[:2] == list(extra)
+    assert all((folder.with_name("own") / name).read_text() == name for name in names)
+    save_model(decoder, folder.with_name("llama"), source=folder, layout="llama")
+    assert "auto_map" not in json.loads((folder.with_name("llama") / "config.json").read_text())
+    assert not list(folder.with_name("llama").glob("*.py"))
+
+
+def test_null_token_ids_are_none_and_missing_ones_take_the_default():
+    nulls = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    config = config_from_json({"model_type": "internlm2", **nulls})
+    assert (config.bos_token_id, config.eos_token_ids, config.pad_token_id) == (None, (), None)
+    missing = config_from_json({"model_type": "internlm2"})
+    assert (missing.bos_token_id, missing.eos_token_ids, missing.pad_token_id) == (1, (2,), 0)
+    written = json.loads(json.dumps(config_to_json(config)))
+    assert nulls.items() <= written.items() and config_from_json(written) == config
+
+
+def test_rotary_of_the_first_generation_must_be_an_object():
+    with pytest.raises(ConfigError, match=r"config\.json: rotary must be a JSON object, not 'dynamic'"):
+        config_from_json({"model_type": "internlm", "rotary": "dynamic"})
+
+
+@pytest.mark.parametrize("family", ["internlm", "internlm3"])
+def test_a_reward_head_needs_a_layout_that_has_one(family: str):
+    with pytest.raises(ConfigError, match=f"the {family} layout has no reward head"):
+        config_to_json(tiny_config(family=family, head="reward"))
 
 
 def test_missing_keys_take_the_published_class_defaults():

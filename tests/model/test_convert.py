@@ -1,5 +1,6 @@
 """`puyu convert`: other layouts, types and shard sizes, from folders and GGUF files."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from safetensors.torch import load_file
 from puyulm.cli import main
 from puyulm.model.checkpoint import load_model, save_model
 from puyulm.text.tokenizer import Tokenizer
+from puyulm.text.train import train_tokenizer
 from tests.conftest import tiny_decoder
 from tests.model.gguf_files import write
+from tests.text.conftest import made_text
 
 Captured = pytest.CaptureFixture[str]
 
@@ -32,6 +35,33 @@ def test_the_llama_layout_and_back_is_bit_exact(source: Path, tmp_path: Path, ca
     assert load_model(tmp_path / "llama").config.family == "llama"
     ours, theirs = load_model(source).state_dict(), load_model(tmp_path / "llama").state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_autotokenizer_loads_the_llama_layout_of_a_tokenizer_with_code(
+    source: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    text = "The first model, 123 tokens.\n今天天气很好。\n"
+    train_tokenizer([made_text(200)], 600, tmp_path / "trained", "sentencepiece", max_digits=1)
+    trained = Tokenizer.load(tmp_path / "trained")
+    (source / "tokenizer.model").write_bytes((tmp_path / "trained" / "tokenizer.model").read_bytes())
+    (source / "tokenization_internlm2.py").write_text("raise RuntimeError('code of a checkpoint has run')")
+    settings = {
+        "tokenizer_class": "InternLM2Tokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
+        "auto_map": {"AutoTokenizer": ["tokenization_internlm2.InternLM2Tokenizer", None]}, "chat_template": "{{ 1 }}",
+    }  # fmt: skip
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert main(["convert", str(source), str(tmp_path / "llama"), "--layout", "llama"]) == 0
+    assert "note:" not in capsys.readouterr().err
+    written = json.loads((tmp_path / "llama" / "tokenizer_config.json").read_text())
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast" and "auto_map" not in written
+    peer = transformers.AutoTokenizer.from_pretrained(tmp_path / "llama")
+    assert peer.encode(text, add_special_tokens=False) == trained.encode(text)
+    assert (peer.bos_token, peer.eos_token, peer.chat_template) == ("<s>", "</s>", "{{ 1 }}")
+    assert not list((tmp_path / "llama").glob("*.py"))
+    assert main(["convert", str(source), str(tmp_path / "own")]) == 0
+    assert json.loads((tmp_path / "own" / "tokenizer_config.json").read_text()) == settings
+    assert (tmp_path / "own" / "tokenization_internlm2.py").is_file()
 
 
 def test_own_layout_keeps_every_tensor(source: Path, tmp_path: Path) -> None:

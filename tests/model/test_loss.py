@@ -75,3 +75,18 @@ def test_a_probability_that_underflows_still_has_a_finite_loss():
     w = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     loss = linear_cross_entropy(x, w, torch.tensor([1]), 1.0)
     assert loss == 400.0
+
+
+def test_half_precision_heads_sum_their_gradient_in_float32(monkeypatch: pytest.MonkeyPatch):
+    """Many chunks must not round more than one does."""
+    x, w, targets = (t.bfloat16() if t.is_floating_point() else t for t in sample(tokens=128 * 40))
+    errors = []
+    exact = w.double().requires_grad_()
+    F.cross_entropy(x.double() @ exact.T, targets, ignore_index=IGNORE, reduction="sum").backward()
+    for chunk_bytes in (1, 2**26):
+        monkeypatch.setattr(loss_module, "CHUNK_BYTES", chunk_bytes)
+        half = w.clone().requires_grad_()
+        linear_cross_entropy(x, half, targets, 1.0).backward()
+        assert half.grad.dtype == torch.bfloat16
+        errors.append((half.grad.double() - exact.grad).abs().mean())
+    assert errors[0] < 1.2 * errors[1]

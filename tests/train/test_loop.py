@@ -199,9 +199,23 @@ def test_a_second_signal_stops_at_once(tmp_path: Path, whole: Path) -> None:
     assert_same_run(tmp_path, whole)
 
 
-def test_a_signal_in_the_last_step_changes_nothing(tmp_path: Path, whole: Path) -> None:
-    run_all(tmp_path, source=ActAt(at=16, action=lambda: signal.raise_signal(signal.SIGINT)))
+def test_a_signal_in_the_last_step_ends_the_command_with_the_run_complete(tmp_path: Path, whole: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_all(tmp_path, source=ActAt(at=16, action=lambda: signal.raise_signal(signal.SIGINT)))
     assert_same_run(tmp_path, whole)
+    run_all(tmp_path, source=ActAt(at=0, action=pull_the_plug))  # trains no further
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_signal_in_the_last_validation_ends_the_command(tmp_path: Path) -> None:
+    def interrupted(decoder: Decoder) -> dict[str, float]:
+        signal.raise_signal(signal.SIGINT)
+        return measure(decoder)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, steps=3, validate=interrupted)
+    assert _latest(tmp_path) == "step-00000003"
+    assert run(tmp_path, steps=3, validate=_never).steps == 3
 
 
 def _latest(folder: Path) -> str:

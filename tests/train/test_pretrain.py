@@ -115,6 +115,10 @@ def test_what_cannot_be_trained(tmp_path: Path, files: Path, tokenizer: Tokenize
     size = tokenizer.vocab_size
     with pytest.raises(RecipeError, match=f"vocab_size 128 is smaller .* set --model.vocab_size {size}"):
         model_config(recipe(files, tmp_path, 128), tokenizer)
+    for preset, long, missing in (("internlm2-1_8b-reward", 64, "head: lm"),
+                                  ("smollm2-135m-instruct", 9000, "max_position_embeddings: 9000")):  # fmt: skip
+        with pytest.raises(RecipeError, match=f"write the model's shape out in the recipe, with {missing}"):
+            model_config(recipe(files, tmp_path, size, model=preset, seq_len=long), tokenizer)
     with pytest.raises(RecipeError, match="seq_len 65 is above the model's max_position_embeddings 64"):
         model_config(recipe(files, tmp_path, size, seq_len=65), tokenizer)
     with pytest.raises(RecipeError, match="language model's head"):
