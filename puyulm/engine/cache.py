@@ -121,7 +121,7 @@ class CachedAttention:
             keys[span.slot, :, span.start : span.stop] = k.transpose(0, 1)
             values[span.slot, :, span.start : span.stop] = v.transpose(0, 1)
             if mask is None:
-                mixed.append(causal_attention(q, k, v))
+                mixed.append(causal_attention(q[None], k[None], v[None])[0])
             else:
                 seen = slice(0, span.stop)
                 mixed.append(_masked_attention(q, keys[span.slot, :, seen], values[span.slot, :, seen], mask))

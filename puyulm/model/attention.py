@@ -69,10 +69,11 @@ class PackedAttention:
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if len(self.lengths) > 1 and q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
             return self._variable_length(q, k, v)
-        if len(self.lengths) == 1:
-            return causal_attention(q, k, v)
-        parts = zip(*(x.split(self.lengths) for x in (q, k, v)), strict=True)
-        return torch.cat([causal_attention(*part) for part in parts])
+        if len(set(self.lengths)) == 1:  # one call, and nothing to put together afterwards
+            parts = (x.unflatten(0, (len(self.lengths), -1)) for x in (q, k, v))
+            return causal_attention(*parts).flatten(0, 1)
+        documents = zip(*(x[None].split(self.lengths, dim=1) for x in (q, k, v)), strict=True)
+        return torch.cat([causal_attention(*document)[0] for document in documents])
 
     def _variable_length(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn
@@ -90,17 +91,16 @@ class PackedAttention:
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal grouped-query attention of one sequence.
+    """Causal grouped-query attention of N sequences of one length.
 
     Args:
-        q: `[S, KV, q_per_kv, D]`.
-        k, v: `[S, KV, D]`.
+        q: `[N, S, KV, q_per_kv, D]`.
+        k, v: `[N, S, KV, D]`.
 
     Returns:
-        `[S, KV, q_per_kv, D]`.
+        `[N, S, KV, q_per_kv, D]`.
     """
-    # [1, heads, S, D]; the result's memory is already [S, heads, D], so nothing is copied on the way out.
-    queries = q.flatten(1, 2).transpose(0, 1)[None]
-    keys, values = (x.transpose(0, 1)[None] for x in (k, v))
-    mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=q.shape[2] > 1)
-    return mixed[0].transpose(0, 1).view_as(q)
+    # [N, heads, S, D]; the result's memory is already [N, S, heads, D], so nothing is copied on the way out.
+    queries, keys, values = q.flatten(2, 3).transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=q.shape[3] > 1)
+    return mixed.transpose(1, 2).view_as(q)
