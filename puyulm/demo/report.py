@@ -114,7 +114,7 @@ def chart(title: str, curves: Sequence[Curve], from_zero: bool = False) -> str:
     parts.append("</svg>")
     legend = "".join(
         f'<span><i style="background:{curve.colour}"></i>{html.escape(curve.label)}'
-        f"{f' {curve.points[-1][1]:,.2f}' if curve.points else ''}</span>"
+        f"{f' {_axis(curve.points[-1][1])}' if curve.points else ''}</span>"
         for curve in curves
     )
     return (
@@ -137,7 +137,7 @@ def _smooth(points: Sequence[tuple[float, float]], most: int = 150) -> list[tupl
 
 
 def _axis(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
+    return f"{value:,.0f}" if value == 0 or abs(value) >= 100 else f"{value:.2f}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
