@@ -122,12 +122,36 @@ def _apply_overrides(values: dict[str, Any], overrides: Sequence[str], problems:
                 continue
             text = words.pop(0)
         *parents, leaf = key.split(".")
-        place = values
+        place: Any = values
         for parent in parents:
-            if not isinstance(place.get(parent), dict):
-                place[parent] = {}  # an override inside what was a name or null replaces it by a mapping
-            place = place[parent]
-        place[leaf] = _Raw(text)
+            place = _child(place, parent)
+        if isinstance(place, list):
+            place = _named_item(place, leaf)
+        if isinstance(place, dict):
+            place[leaf] = _Raw(text)
+        else:
+            problems.append(f"command line: --{key}: there is no such item in the list")
+
+
+def _child(place: Any, key: str) -> Any:
+    """Where the next name of an override leads: into a mapping, which is made, or an item of a list; None if nowhere.
+
+    An item of a list is named by its number, or by a key of it: of the stages `[{clean: ...}, {dedup: ...}]`,
+    `stages.dedup` is what the second has under `dedup`.
+    """
+    if isinstance(place, list):
+        if key.isdigit():
+            return place[int(key)] if int(key) < len(place) else None
+        place = _named_item(place, key)
+    if not isinstance(place, dict):
+        return None
+    if not isinstance(place.get(key), dict | list):
+        place[key] = {}  # an override inside what was a name or null replaces it by a mapping
+    return place[key]
+
+
+def _named_item(items: list[Any], key: str) -> Any:
+    return next((item for item in items if isinstance(item, dict) and key in item), None)
 
 
 def _key_paths(cls: Any, prefix: str = "") -> Iterator[str]:

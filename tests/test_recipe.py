@@ -145,3 +145,11 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
 
 def test_an_unexpected_word_on_the_command_line(tmp_path: Path) -> None:
     assert "expected --key.path value, found 'lr=3'" in problems(tmp_path, GOOD, "lr=3")
+
+
+def test_overrides_reach_items_of_lists(tmp_path: Path) -> None:
+    text = GOOD + "shapes: [{layers: 1}, {layers: 2, rope: 3}]\n"
+    recipe = load(tmp_path, text, "--shapes.1.layers", "7", "--shapes.rope=5")
+    assert recipe.shapes == [Shape(layers=1), Shape(layers=7, rope=5.0)]
+    assert "no such item" in problems(tmp_path, text, "--shapes.2.layers", "7")
+    assert "no such item" in problems(tmp_path, text, "--shapes.width.layers", "7")

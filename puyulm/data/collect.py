@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from puyulm.data import sources
-from puyulm.data.clean import CleanReport, clean_documents
+from puyulm.data.clean.documents import CleanReport, clean_documents
 from puyulm.data.documents import Document, replacing, write_documents
 from puyulm.data.download import SourceMissingError
 from puyulm.data.split import split_documents
@@ -98,8 +98,8 @@ def collect(folder: Path, settings: CollectSettings | None = None) -> CollectRep
         )
     paths = [folder / name for name in (TRAIN_FILE, VALIDATION_FILE, REPORT_FILE)]
     with replacing(paths[0]) as train_path, replacing(paths[1]) as validation_path, replacing(paths[2]) as report_path:
-        write_documents(train_path, train)
-        write_documents(validation_path, validation)
+        write_documents(train_path, train, TRAIN_FILE)
+        write_documents(validation_path, validation, VALIDATION_FILE)
         report_path.write_text(json.dumps(asdict(report), ensure_ascii=False, indent=1), encoding="utf-8")
     return report
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from puyulm.data.clean import (
+from puyulm.data.clean.documents import (
     CleanReport,
     abnormal_characters,
     clean_documents,

@@ -18,7 +18,7 @@ POEM = Document("p:1", "春眠不觉晓\n", "zh", "poems", "a/b", "2020-01-01", 
 PLAIN = Document("p:2", 'quoted "text"\u2028\ud800 end', "en", "texts")
 
 
-@pytest.mark.parametrize("name", ["d.jsonl", "d.jsonl.gz"])
+@pytest.mark.parametrize("name", ["d.jsonl", "d.jsonl.gz", "d.jsonl.zst"])
 def test_documents_survive_the_file(tmp_path: Path, name: str) -> None:
     assert write_documents(tmp_path / name, iter([POEM, PLAIN])) == 2
     assert list(read_documents(tmp_path / name)) == [POEM, PLAIN]

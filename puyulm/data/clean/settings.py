@@ -1,0 +1,8 @@
+"""Settings of the stage `clean`."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CleanSettings:
+    pass

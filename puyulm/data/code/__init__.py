@@ -1,0 +1,1 @@
+"""Source code: languages, licences, quality tiers, and repositories in the order of their imports."""

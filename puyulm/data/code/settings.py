@@ -1,0 +1,13 @@
+"""Settings."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CodeSettings:
+    pass
+
+
+@dataclass(frozen=True)
+class RepositorySettings:
+    pass

@@ -1,0 +1,1 @@
+"""Keeping evaluation sets out of training text."""

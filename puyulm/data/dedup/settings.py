@@ -1,0 +1,8 @@
+"""Settings."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DedupSettings:
+    pass

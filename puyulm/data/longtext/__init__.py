@@ -1,0 +1,1 @@
+"""Long documents: which of them are worth a long context."""

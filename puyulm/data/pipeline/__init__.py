@@ -1,0 +1,1 @@
+"""The data pipeline: stages over shards of documents, resumable, on all cores or on Ray."""

@@ -1,0 +1,1 @@
+"""Safety: block lists of domains and words, and masking of personal data."""

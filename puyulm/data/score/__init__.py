@@ -1,0 +1,1 @@
+"""Scorers of documents: training, using and improving them."""
