@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.harness import machine, print_table, write_json
 
-NAMES = ("family",)
+NAMES = ("family", "data")
 
 
 def main() -> int:

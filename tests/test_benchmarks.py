@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import harness
+from benchmarks import data, data_corpus, data_memory, data_ours, data_truth, harness
+from benchmarks.data_corpus import Corpus, Page
+from puyulm.data.documents import Document, write_documents
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_ratios_are_above_one_where_ours_is_better(monkeypatch: pytest.MonkeyPatch):
@@ -53,3 +57,140 @@ def test_a_child_answers_with_json():
     }
     with pytest.raises(RuntimeError, match="no such thing"):
         harness.in_child("raise SystemExit('no such thing')")
+
+
+def test_planted_copies_are_found_and_lost():
+    words = [f"word{number}" for number in range(200)]
+    texts = [" ".join(f"{word}x{text}" for word in words) for text in range(6)]
+    planted = data_truth.plant([*texts, texts[0] + " more"])  # the last is like the first, and left out
+    assert len(planted.texts) == 6 + len(planted.pairs)
+    assert 1 <= len(planted.pairs) <= 3  # every second text, if its copy is like it
+    for original, copy in planted.pairs:
+        assert data_truth.similarity(planted.texts[original], planted.texts[copy]) >= 0.7
+    everything = set(range(len(planted.texts)))
+    assert (planted.found(everything), planted.lost(everything)) == (0, 0)
+    without_copies = everything - {copy for _, copy in planted.pairs}
+    assert (planted.found(without_copies), planted.lost(without_copies)) == (1, 0)
+    without_originals = everything - {original for original, _ in planted.pairs}
+    assert (planted.found(without_originals), planted.lost(without_originals)) == (1, 0)
+    without_both = without_copies - {planted.pairs[0][0]}
+    assert planted.lost(without_both) == pytest.approx(1 / 6)
+
+
+def test_similarity_and_agreement():
+    assert data_truth.similarity("a b c d e f", "A b, c d e") == 0.5
+    assert data_truth.similarity("天地玄黄宇宙", "天地玄黄宇") == 0.5
+    assert data_truth.unlike(["a b c d e f g", "a b c d e f g h", "some other words than those before"]) == [
+        "a b c d e f g", "some other words than those before",
+    ]  # fmt: skip
+    source = ".. index:: left out\n\nTitle\n=====\n\nSee :func:`open` now.\n"
+    assert data_truth.agreement("Title see open now", source) == 1
+    assert data_truth.agreement("title see", source) == pytest.approx(2 * 2 / (2 + 4))
+    assert data_truth.agreement("", source) == 0
+
+
+def test_pages_make_a_web_archive(tmp_path: Path):
+    archive = pytest.importorskip("fastwarc.warc")
+    pages = [Page("https://x.example/1", "<p>一".encode(), "zh"), Page("https://x.example/2", b"<p>two", "en")]
+    data_corpus.write_warc(tmp_path / "a.warc.gz", pages)
+    with open(tmp_path / "a.warc.gz", "rb") as file:
+        read = [(record.headers["WARC-Target-URI"], record.reader.read()) for record in archive.ArchiveIterator(file)]
+    assert read == [(page.url, page.content) for page in pages]
+
+
+def test_without_packages_pages_come_from_pydoc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(data_corpus, "_unpacked", lambda packages: None)
+    corpus = data_corpus.load_corpus(3)
+    assert 1 <= len(corpus.pages) <= 3
+    assert corpus.of("en") == list(corpus.pages)
+    assert corpus.num_bytes == sum(len(page.content) for page in corpus.pages)
+    assert "pydoc" in capsys.readouterr().err
+    assert data_corpus.language_texts() == []
+
+
+def test_a_package_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    commands = []
+
+    def run(command: list[str], folder: Path) -> None:
+        commands.append(command)
+        if command[:2] == ["apt-get", "download"]:
+            if command[-1] == "missing-doc":
+                raise RuntimeError("E: Unable to locate package missing-doc")
+            (folder / "some-doc_4%3a1-2_all.deb").touch()
+        else:
+            (Path(command[-1]) / "page.html").write_text("x")
+
+    monkeypatch.setattr(data_corpus, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(data_corpus, "_run", run)
+    monkeypatch.setattr(data_corpus.shutil, "which", lambda name: name)
+    for _ in range(2):
+        folder = data_corpus._unpacked(("missing-doc", "some-doc"))
+        assert folder == tmp_path / "benchmarks" / "some-doc_4+1-2_all"
+        assert [path.name for path in folder.iterdir()] == ["page.html"]
+    assert len(commands) == 3
+    assert list(folder.parent.iterdir()) == [folder]
+    assert "Unable to locate package" in capsys.readouterr().err
+    assert data_corpus._unpacked(("missing-doc",)) is None
+
+
+def test_memory_of_a_command_and_its_children(tmp_path: Path):
+    (tmp_path / "watched.py").write_text(
+        "import json, subprocess, sys\n"
+        "if len(sys.argv) > 2:\n    block = bytearray(b'x' * 60_000_000); sum(block)\n"
+        "else:\n    subprocess.run([sys.executable, __file__, 'a', 'b'])\n    print('noise')\n"
+        "    print(json.dumps({'argument': sys.argv[1]}))\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_memory, "ROOT", tmp_path)
+        patch.setattr(data_memory, "INTERVAL_SECONDS", 0.02)
+        result, peak = data_memory.watched("watched", ["x"])
+        assert result == {"argument": "x"}
+        assert 60 < peak < 200
+        with pytest.raises(RuntimeError, match="No module named"):
+            data_memory.watched("no_such_module", [])
+
+
+def test_a_group_without_its_peer_tells_how_to_install_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(data, "installed", lambda module: False)
+    monkeypatch.setattr(data.data_datatrove, "ready", lambda: False)
+    monkeypatch.setattr(data, "load_corpus", lambda count: Corpus((Page("https://x.example", b"<p>x", "en"),), ("x",)))
+    monkeypatch.setattr(data, "page_texts", lambda pages: ["some text of a page " * 20])
+    rows = data.run("rules") + data.run("minhash") + data.run("html")
+    assert all(row.ours is None and row.peer_name.startswith("pip install '") for row in rows)
+    assert {row.target for row in rows} == {5.0, 20.0, 8.0, 1.0}
+    assert "datatrove[io,processing]' 'spacy' 'jieba'" in rows[0].peer_name
+
+
+def test_our_side_runs_on_a_few_pages(tmp_path: Path):
+    for module in ("fastwarc", "resiliparse", "pycld2", "zstandard"):
+        pytest.importorskip(module)
+    paragraphs = [" ".join(text.split()) for text in (ROOT / "LICENSE").read_text().split("\n\n") if len(text) > 400]
+    pages = tuple(
+        Page(f"https://x.example/{n}", "".join(f"<p>{text}</p>" for text in paragraphs[n : n + 3]).encode(), "en")
+        for n in (0, 3, 6)
+    )
+    data_corpus.write_warc(tmp_path / "pages.warc.gz", pages)
+    result = data_ours.pipeline(tmp_path / "pages.warc.gz", tmp_path / "out", 1, "resiliparse")
+    assert [stage["label"] for stage in result["stages"]] == ["format", "clean", "dedup"]
+    assert result["stages"][0]["documents"] == len(pages)
+    assert result["kept"]
+    assert set(result["kept"]) <= {page.url for page in pages}
+    rows = data._stage_rows("fast extractor", Corpus(pages, ()), [result])
+    assert [row.unit for row in rows] == ["pages/s", "MB/s"] + 3 * ["docs/s", "MB/s"]
+
+    planted = data_truth.plant([" ".join(f"w{n}x{text}" for n in range(300)) for text in range(8)])
+    shard = tmp_path / "documents" / "00000.jsonl.zst"
+    write_documents(shard, [Document(str(n), text, "en", "x") for n, text in enumerate(planted.texts)])
+    kept = data_ours.dedup(shard, tmp_path / "kept")
+    assert (planted.found(kept), planted.lost(kept)) == (1, 0)
+    assert data_ours.kept_by_rules(["short", "word " * 200], "en") == [False, False]
+    assert data_ours.signatures(planted.texts).shape == (len(planted.texts), 128)
+
+
+def test_pipelines_are_compared_run_by_run():
+    def runs(*values: tuple[float, float]):
+        return [({"seconds": {"all": seconds}}, megabytes) for seconds, megabytes in values]
+
+    speed, memory = data._against("x", 100, runs((1, 10), (2, 20), (4, 30)), runs((10, 40), (10, 40), (20, 90)), 5.0)
+    assert (speed.ours, speed.peer, speed.ratio, speed.target) == (50, 10, 5, 5)
+    assert (memory.name, memory.ours, memory.peer, memory.ratio) == ("x: peak memory", 20, 40, 3)

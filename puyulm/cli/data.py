@@ -1,4 +1,4 @@
-"""`puyu data`: collect text, make token shards, and look at what is in them."""
+"""`puyu data`: run pipelines, make scorers, look at documents, collect text and make token shards."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from puyulm.cli.data_report import configure_look, configure_report, run_look, run_report
+from puyulm.cli.data_run import configure_estimate, configure_run, run_estimate, run_run
+from puyulm.cli.data_scorer import configure_annotate, configure_train_scorer, run_annotate, run_train_scorer
+
 if TYPE_CHECKING:
     from puyulm.data.shards import TokenShards
 
@@ -14,7 +18,29 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `puyu data`."""
     steps = parser.add_subparsers(dest="step", metavar="STEP", title="steps", required=True)
-    step = steps.add_parser("collect", help="real text from this machine's packages, cleaned and split")
+    configure_run(steps.add_parser("run", help="run a pipeline of stages from a recipe"))
+    configure_report(steps.add_parser("report", help="a page about a run: flows, drops, samples, duplicates, tokens"))
+    configure_look(steps.add_parser("look", help="page through documents in the terminal"))
+    configure_estimate(steps.add_parser("estimate", help="what a run would cost at another size"))
+    configure_train_scorer(steps.add_parser("train-scorer", help="train a scorer of documents from labelled ones"))
+    configure_annotate(steps.add_parser("annotate", help="rounds of annotation that improve a scorer"))
+    _configure_collect(steps.add_parser("collect", help="real text from this machine's packages, cleaned and split"))
+    _configure_tokenize(steps.add_parser("tokenize", help="documents to token shards"))
+    step = steps.add_parser("stats", help="documents, bytes and tokens by source and language")
+    step.add_argument("folder", type=Path, metavar="DIR", help="what `run`, `collect` or `tokenize` wrote")
+    step.add_argument("--verify", action="store_true", help="also read all tokens and compare the shards' hashes")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs one step of `puyu data`."""
+    {
+        "run": run_run, "report": run_report, "look": run_look, "estimate": run_estimate,
+        "train-scorer": run_train_scorer, "annotate": run_annotate,
+        "collect": _collect, "tokenize": _tokenize, "stats": _stats,
+    }[args.step](args)  # fmt: skip
+
+
+def _configure_collect(step: argparse.ArgumentParser) -> None:
     step.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder to write train and valid documents to"
     )
@@ -24,9 +50,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
                       "chinese-poetry")  # fmt: skip
     step.add_argument("--validation-fraction", type=float, default=0.02, metavar="F",
                       help="share of the documents held out (default: %(default)s)")  # fmt: skip
-    step = steps.add_parser("tokenize", help="documents to token shards")
+
+
+def _configure_tokenize(step: argparse.ArgumentParser) -> None:
     step.add_argument(
-        "folder", type=Path, metavar="DIR", help="what `puyu data collect` wrote, or one .jsonl[.gz] file"
+        "folder", type=Path, metavar="DIR", help="what `puyu data collect` wrote, or one file of documents"
     )
     step.add_argument(
         "--tokenizer", type=Path, required=True, metavar="T", help="tokenizer file, or a checkpoint's folder"
@@ -34,15 +62,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     step.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write the shards to")
     step.add_argument("--no-bos", action="store_true", help="begin no document with the tokenizer's bos")
     step.add_argument("--eos", action="store_true", help="end every document with the tokenizer's eos")
-    step = steps.add_parser("stats", help="documents, bytes and tokens by source and language")
-    step.add_argument("folder", type=Path, metavar="DIR", help="a folder of documents or of token shards")
-    step.add_argument("--verify", action="store_true", help="also read all tokens and compare the shards' hashes")
-
-
-def run(args: argparse.Namespace) -> int | None:
-    """Runs one step of `puyu data`."""
-    {"collect": _collect, "tokenize": _tokenize, "stats": _stats}[args.step](args)
-    return None
 
 
 def _collect(args: argparse.Namespace) -> None:
@@ -84,19 +103,19 @@ def _tokenize(args: argparse.Namespace) -> None:
 def _stats(args: argparse.Namespace) -> None:
     from puyulm.data.collect import TRAIN_FILE, VALIDATION_FILE, count_sources, sources_table
     from puyulm.data.documents import read_documents
+    from puyulm.data.pipeline.run import PIPELINE_FILE, load_results, summary_line
     from puyulm.data.shards import META_FILE, TokenShards
 
-    found = [
-        folder
-        for folder in (args.folder, args.folder / "train", args.folder / "valid")
-        if (folder / META_FILE).is_file()
-    ]
+    if is_pipeline := (args.folder / PIPELINE_FILE).is_file():
+        for result in load_results(args.folder):
+            print(summary_line(result))
+    found = sorted(path.parent for path in args.folder.rglob(META_FILE))
     for folder in found:
         shards = TokenShards.open(folder)
         if args.verify:
             shards.verify()
         _print_shards(shards)
-    if not found:
+    if not found and not is_pipeline:
         train, validation = (read_documents(args.folder / name) for name in (TRAIN_FILE, VALIDATION_FILE))
         print(sources_table(count_sources(train, validation)))
 

@@ -141,7 +141,7 @@ def document_from_line(line: bytes | str, where: str) -> Document:
     """
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error})") from error
     if not isinstance(record, dict):
         raise DataError(f"{where}: a document is a JSON object, found {type(record).__name__}")
@@ -153,6 +153,8 @@ def document_from_record(record: dict[str, Any], where: str) -> Document:
     wrong = [name for name in _STRINGS if not isinstance(record.setdefault(name, ""), str)]
     if wrong or not record["id"]:
         raise DataError(f"{where}: {', '.join(wrong) or 'id'} must be a string")
+    if wrong := [name for name in ("scores", "metadata") if not isinstance(record.get(name, {}), dict)]:
+        raise DataError(f"{where}: {', '.join(wrong)} must be an object")
     unknown = {name: value for name, value in record.items() if name not in _FIELDS}
     known = {name: value for name, value in record.items() if name in _FIELDS}
     if unknown:
@@ -260,7 +262,7 @@ class _Zstd(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._text:
-            self._compressed = self._compressed or self._raw.read(1 << 17)
+            self._compressed = self._compressed or self._raw.read(1 << 13)  # repetitive text grows 100 times and more
             if not self._compressed:
                 if self._frame is not None:
                     raise CompressionError("the file ends early")

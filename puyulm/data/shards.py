@@ -11,35 +11,32 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from puyulm.data.documents import Document
+from puyulm.data.shard_writer import (
+    META_FILE,
+    VERSION,
+    EncodedBatch,
+    ShardFile,
+    SourceTable,
+    SourceTokens,
+    document_ends,
+    encode_documents,
+    write_meta,
+)
 from puyulm.errors import DataError
 from puyulm.progress import Progress
 
 if TYPE_CHECKING:
     from puyulm.text.tokenizer import Tokenizer
 
-VERSION = 1
 SHARD_TOKENS = 1 << 28
 BATCH_BYTES = 4_000_000  # of text handed to the tokenizer at once: enough for its threads, little enough for progress
-META_FILE = "meta.json"
 _PROBE = "The year 2024, 浦语 3.14!\n\tdef f(x): return x**2  # ünï 🙂"
-
-
-@dataclass(frozen=True)
-class SourceTokens:
-    """What one source of one language gave: documents, tokens (bos and eos included) and UTF-8 bytes of text."""
-
-    source: str
-    language: str
-    documents: int
-    tokens: int
-    bytes: int
 
 
 class TokenShards:
@@ -162,23 +159,27 @@ def tokenize_documents(
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / META_FILE).is_file():
         raise DataError(f"{folder} holds other files than token shards: choose another folder")
-    bos_id = _required(tokenizer.bos_id, "bos") if bos else None
-    eos_id = _required(tokenizer.eos_id, "eos") if eos else None
+    ends = document_ends(tokenizer, bos, eos)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    writer = _ShardWriter(partial, tokenizer.vocab_size, shard_tokens)
+    sources, shards = SourceTable(), []
     try:
         with Progress(label, total=total_bytes, unit="B") as progress:
-            for batch in _batches(documents):
-                for document, ids in zip(batch, tokenizer.encode_batch([d.text for d in batch]), strict=True):
-                    writer.add(document, [*([bos_id] if bos_id is not None else []), *ids,
-                                          *([eos_id] if eos_id is not None else [])])  # fmt: skip
-                progress.advance(sum(d.num_bytes for d in batch))
-        writer.finish({"tokenizer_hash": tokenizer_fingerprint(tokenizer), "bos_id": bos_id, "eos_id": eos_id})
+            encoded = (encode_documents(batch, tokenizer, ends) for batch in _batches(documents, progress))
+            for number, batches in enumerate(_shards_of(encoded, shard_tokens)):
+                name = f"{number:05d}"
+                with ShardFile(partial / f"{name}.bin", partial / f"{name}.idx", tokenizer.vocab_size) as shard:
+                    for batch in batches:
+                        shard.add(batch.tokens, batch.lengths, batch.sizes, sources.add(batch))
+                shards.append({"name": name, **shard.facts})
+        if not shards:
+            raise DataError(
+                "no documents to tokenize: the side is empty; take more text, or another validation fraction"
+            )
+        write_meta(partial, shards, sources.rows(), tokenizer.vocab_size, tokenizer_fingerprint(tokenizer), ends)
         _replace_folder(partial, folder)
     finally:
-        writer.close_file()
         shutil.rmtree(partial, ignore_errors=True)
     return TokenShards.open(folder)
 
@@ -197,74 +198,7 @@ def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     return digest.hexdigest()
 
 
-class _ShardWriter:
-    """Appends documents to `.bin` files and closes each with its `.idx`."""
-
-    def __init__(self, folder: Path, vocab_size: int, shard_tokens: int) -> None:
-        self.folder, self.vocab_size, self.shard_tokens = folder, vocab_size, shard_tokens
-        self.dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
-        self.shards: list[dict[str, Any]] = []
-        self.sources: dict[tuple[str, str], list[int]] = {}
-        self._rows: list[tuple[int, int, int]] = []
-        self._tokens = self._bytes = 0
-        self._file: BinaryIO | None = None
-
-    def add(self, document: Document, ids: list[int]) -> None:
-        if not ids:
-            raise DataError(
-                f"document {document.id} has no tokens: drop empty documents before tokenizing (cleaning does)"
-            )
-        array = np.asarray(ids, dtype=np.int64)
-        if array.min() < 0 or array.max() >= self.vocab_size:
-            raise DataError(
-                f"document {document.id}: the tokenizer gave an id outside its vocabulary of {self.vocab_size:,}"
-            )
-        counts = self.sources.setdefault((document.source, document.language), [0, 0, 0])
-        size = document.num_bytes
-        for i, amount in enumerate((1, len(ids), size)):
-            counts[i] += amount
-        self._rows.append((self._tokens, self._bytes, list(self.sources).index((document.source, document.language))))
-        if self._file is None:
-            self._file = open(self._path("bin"), "wb")  # noqa: SIM115 - stays open until the shard ends
-        self._file.write(array.astype(self.dtype).tobytes())
-        self._tokens += len(ids)
-        self._bytes += size
-        if self._tokens >= self.shard_tokens:
-            self._end_shard()
-
-    def finish(self, facts: dict[str, Any]) -> None:
-        if self._rows:
-            self._end_shard()
-        if not self.shards:
-            raise DataError(
-                "no documents to tokenize: the side is empty; take more text, or another validation fraction"
-            )
-        sources = [asdict(SourceTokens(*name, *counts)) for name, counts in self.sources.items()]
-        meta = {"version": VERSION, "dtype": self.dtype.str, "vocab_size": self.vocab_size, **facts,
-                "documents": sum(s["documents"] for s in self.shards), "tokens": sum(s["tokens"] for s in self.shards),
-                "bytes": sum(s["bytes"] for s in self.shards), "sources": sources, "shards": self.shards}  # fmt: skip
-        (self.folder / META_FILE).write_text(json.dumps(meta, ensure_ascii=False, indent=1), encoding="utf-8")
-
-    def close_file(self) -> None:
-        """Closes the file that is being written, if any."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _end_shard(self) -> None:
-        self.close_file()
-        rows = np.array([*self._rows, (self._tokens, self._bytes, -1)], dtype="<i8")
-        rows.tofile(self._path("idx"))
-        digest = _hash_file(self._path("bin"), self._path("idx"))
-        self.shards.append({"name": self._path("bin").stem, "documents": len(self._rows), "tokens": self._tokens,
-                            "bytes": self._bytes, "hash": digest})  # fmt: skip
-        self._rows, self._tokens, self._bytes = [], 0, 0
-
-    def _path(self, suffix: str) -> Path:
-        return self.folder / f"{len(self.shards):05d}.{suffix}"
-
-
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+def _batches(documents: Iterable[Document], progress: Progress) -> Iterator[list[Document]]:
     batch: list[Document] = []
     size = 0
     for document in documents:
@@ -272,9 +206,30 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         size += document.num_bytes
         if size >= BATCH_BYTES:
             yield batch
+            progress.advance(size)
             batch, size = [], 0
     if batch:
         yield batch
+        progress.advance(size)
+
+
+def _shards_of(batches: Iterable[EncodedBatch], shard_tokens: int) -> Iterator[Iterator[EncodedBatch]]:
+    """Cuts a stream of batches after each document that makes a shard full; to be read in order."""
+    waiting = iter(batches)
+    rest: EncodedBatch | None = next(waiting, None)
+
+    def shard() -> Iterator[EncodedBatch]:
+        nonlocal rest
+        room = shard_tokens
+        while rest is not None and room > 0:
+            full = int(np.searchsorted(np.cumsum(rest.lengths), room)) + 1  # documents up to the one that fills it
+            batch, left = rest.split(full)
+            room -= len(batch.tokens)
+            yield batch
+            rest = left if left.documents else next(waiting, None)
+
+    while rest is not None:
+        yield shard()
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
@@ -313,12 +268,6 @@ def _joined(index: list[np.ndarray], column: int) -> np.ndarray:
         parts.append(rows[:-1, column] + offset)
         offset += int(rows[-1, column])
     return np.concatenate([*parts, [offset]]).astype(np.int64)
-
-
-def _required(token_id: int | None, name: str) -> int:
-    if token_id is None:
-        raise DataError(f"the tokenizer has no {name} token: tokenize with {name}=False")
-    return token_id
 
 
 def _replace_folder(partial: Path, folder: Path) -> None:

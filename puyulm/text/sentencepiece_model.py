@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,9 +113,14 @@ class SentencePieceEncoder:
         chunks: list[str] = []
         ends: list[int] = []
         for text in texts:
-            chunks += self._chunks(text)
+            if len(text) <= _CHUNK_CHARACTERS:
+                chunks.append(text)
+            else:
+                chunks += self._chunks(text)
             ends.append(len(chunks))
-        encoded = self._processor.encode(chunks, num_threads=-1)
+        encoded = self._processor.encode(chunks, num_threads=_threads())
+        if len(encoded) == len(texts):
+            return list(encoded)
         return [_joined(encoded[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
     def _chunks(self, text: str) -> Iterator[str]:
@@ -158,5 +165,11 @@ def _names_of(proto: ModelProto, ids: Iterable[int]) -> list[str]:
     return [proto.pieces[i].piece for i in ids if i < len(proto.pieces)]
 
 
-def _joined(parts: Iterable[list[int]]) -> list[int]:
-    return [i for part in parts for i in part]
+def _joined(parts: list[list[int]]) -> list[int]:
+    return parts[0] if len(parts) == 1 else list(itertools.chain.from_iterable(parts))
+
+
+def _threads() -> int:
+    """Threads for a batch: what OMP_NUM_THREADS says (1 in each of many worker processes), else all cores (-1)."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isdecimal() and int(said) else -1

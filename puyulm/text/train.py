@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Literal
 
 from puyulm.errors import TokenizerError
-from puyulm.text.sample import draw_sample, language_of
+from puyulm.text.sample import Sample, Stratum, draw_sample, language_of
 from puyulm.text.sentencepiece_model import ModelProto, Piece
 from puyulm.text.settings import TokenizerSettings
 from puyulm.text.tokenizer import Tokenizer, load_from_files
@@ -66,6 +66,7 @@ class TrainingReport:
         seconds: Spent on training, without reading and sampling.
         bytes_per_token: UTF-8 bytes per token by language ("zh", "en", "code", guessed by segment); higher is denser.
         held_out: Whether that was measured on text outside the sample, else on the sample itself.
+        strata: What each stratum of the sample gave; empty where it had none.
     """
 
     kind: Kind
@@ -75,18 +76,23 @@ class TrainingReport:
     seconds: float
     bytes_per_token: dict[str, float]
     held_out: bool
+    strata: tuple[Stratum, ...] = ()
 
     def __str__(self) -> str:
         density = ", ".join(f"{language} {ratio:.2f}" for language, ratio in self.bytes_per_token.items())
+        shares = "".join(
+            f"  {s.name}: {s.sample_bytes / 1e6:.2f} MB of {s.seen_bytes / 1e6:.2f} MB, "
+            f"{s.sample_bytes / self.sample_bytes:.0%} of the sample ({s.share:.0%} wanted)\n" for s in self.strata
+        )  # fmt: skip
         return (
             f"{self.kind} tokenizer of {self.vocab_size:,} ids, trained in {self.seconds:.1f} s on "
-            f"{self.sample_bytes / 1e6:.2f} MB of {self.seen_bytes / 1e6:.2f} MB of text\n"
+            f"{self.sample_bytes / 1e6:.2f} MB of {self.seen_bytes / 1e6:.2f} MB of text\n{shares}"
             f"bytes per token on {'held-out text' if self.held_out else 'the sample itself'}: {density}"
         )
 
 
 def train_tokenizer(
-    texts: Iterable[str],
+    texts: Iterable[str] | Sample,
     vocab_size: int,
     folder: str | Path,
     kind: Kind = "sentencepiece",
@@ -101,11 +107,11 @@ def train_tokenizer(
     The same texts and arguments give the same files.
 
     Args:
-        texts: Documents; read once.
+        texts: Documents, read once; or a sample of them, as `draw_strata` draws it.
         vocab_size: Number of ids, all included.
         folder: Where to write.
         sample_bytes: Train on at most so much text, drawn at random. More rarely changes the vocabulary.
-        seed: Of that draw.
+        seed: Of that draw. A sample that is given is taken as it is.
         max_digits: Longest group of digits that is one token: 1, 2 or 3. One suits small models that calculate.
         spare_tokens: Unused ids before the markers, `[UNUSED_TOKEN_0]` and so on, for markers of later training.
 
@@ -122,7 +128,7 @@ def train_tokenizer(
             f"a vocabulary of {vocab_size:,} is too small: bytes, numbers and special tokens take "
             f"{vocab_size - learned:,}; ask for {vocab_size - learned + _LEAST_LEARNED:,} or more"
         )
-    sample = draw_sample(texts, sample_bytes, seed)
+    sample = texts if isinstance(texts, Sample) else draw_sample(texts, sample_bytes, seed)
     if not any(segment.strip() for segment in sample.segments):
         raise TokenizerError("there is no text to train a tokenizer on")
     print(f"training a tokenizer on a sample of {sample.sample_bytes / 1e6:.2f} MB, "
@@ -143,6 +149,7 @@ def train_tokenizer(
     return TrainingReport(
         kind, tokenizer.vocab_size, sample.sample_bytes, sample.seen_bytes, seconds,
         bytes_per_token(tokenizer, sample.held_out or sample.segments), bool(sample.held_out),
+        sample.strata,
     )  # fmt: skip
 
 

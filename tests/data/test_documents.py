@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puyulm.data.documents import Document, read_documents, replacing, split_text, write_documents
+from puyulm.data.documents import Document, document_from_line, read_documents, replacing, split_text, write_documents
 from puyulm.errors import DataError
 
 POEM = Document("p:1", "春眠不觉晓\n", "zh", "poems", "a/b", "2020-01-01", "MIT", {"fluent": 0.5}, {"script": "Hans"})
@@ -50,6 +50,22 @@ def test_truncated_gzip_names_the_file(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-12])
     with pytest.raises(DataError, match=r"d\.jsonl\.gz is damaged after line \d+"):
         list(read_documents(path))
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"id": "a", "metadata": 3}', '{"id": "a", "scores": [1]}'])
+def test_lines_that_are_no_document(line: str) -> None:
+    with pytest.raises(DataError, match=r"f, line 3: .*(not JSON|must be an object)"):
+        document_from_line(line, "f, line 3")
+
+
+def test_truncated_and_damaged_zstandard(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl.zst"
+    write_documents(path, [POEM] * 50)
+    whole = path.read_bytes()
+    for damaged in (whole[:-5], whole[:20], whole[:30] + b"xxxx" + whole[34:], b"plain text"):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"d\.jsonl\.zst is damaged"):
+            list(read_documents(path))
 
 
 def test_not_gzip_at_all(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,3 +79,19 @@ def test_ngrams_are_runs_within_a_text(texts: list[str], n: int) -> None:
         for h, gram in zip(hashes[a:b].tolist(), grams, strict=True):
             assert seen.setdefault(h, gram) == gram
     assert len(set(seen.values())) == len(seen)
+
+
+def test_blocks_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = words_of(TEXTS * 3)
+    monkeypatch.setattr("puyulm.data.words._BLOCK_CHARACTERS", 10)
+    for name, value in vars(words_of(TEXTS * 3)).items():
+        assert np.array_equal(value, getattr(whole, name)), name
+
+
+def test_every_letter_and_mark_is_known() -> None:
+    from puyulm.data.words import LETTER, SEPARATOR, _class_table
+
+    table = _class_table()
+    rest = [c for c in range(0x32000, sys.maxunicode + 1) if table[c] == SEPARATOR]
+    assert not [c for c in rest if chr(c).isalnum() or unicodedata.category(chr(c))[0] == "M"]
+    assert table[ord("é")] == table[0x0301] == LETTER

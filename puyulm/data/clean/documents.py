@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from puyulm.data.clean.characters import ABNORMAL_RANGES
+from puyulm.data.clean.normalise import unify
 from puyulm.data.documents import Document, text_hash
 
 Rule = Callable[[Document], str | None]
@@ -13,17 +15,14 @@ Rule = Callable[[Document], str | None]
 
 MIN_BYTES = 64
 MAX_REPEATED_SHARE = 0.3
+LONG_LINE = 16
 MAX_ABNORMAL_SHARE = 0.001
 SAMPLES_PER_RULE = 3
 SAMPLE_CHARACTERS = 160
 
-# Control characters but tab, line feed and form feed; the replacement character; private use; non-characters.
-_ABNORMAL = re.compile(
-    "[\0-\x08\x0b\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ue000-\uf8ff\ufffd-\uffff\U000f0000-\U0010ffff]"
-)
+_ABNORMAL = re.compile("[" + "".join(f"\\U{low:08x}-\\U{high:08x}" for low, high in ABNORMAL_RANGES) + "]")
 # How editors of old Chinese texts mark a character that is lost or that no font has.
 _LOST = re.compile(r"[□■]|\{[^}]*\}|\?\?")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _TRAILING = re.compile(r"[^\S\n]+$", re.MULTILINE)
 
 
@@ -51,9 +50,7 @@ def normalise(text: str) -> str:
 
     The text ends with one line feed. Half surrogate pairs, which no encoding can hold, become U+FFFD.
     """
-    text = _SURROGATE.sub("\ufffd", text)
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    text = _TRAILING.sub("", text).strip("\n")
+    text = _TRAILING.sub("", unify(text)).strip("\n")
     return text + "\n" if text else ""
 
 
@@ -73,7 +70,7 @@ def repeated_lines(document: Document) -> str | None:
     for line in document.text.split("\n"):
         line = line.strip()
         total += len(line)
-        if len(line) < 16:
+        if len(line) < LONG_LINE:
             continue
         if line in seen:
             repeated += len(line)

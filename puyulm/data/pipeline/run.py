@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -51,16 +51,23 @@ class StageResult:
     reused: bool = False
 
 
-def run_pipeline(recipe: DataRecipe, executor: Executor | None = None) -> list[StageResult]:
-    """Runs all stages of a recipe.
+def run_pipeline(recipe: DataRecipe, executor: Executor | None = None, until: str = "") -> list[StageResult]:
+    """Runs the stages of a recipe.
 
     Args:
         recipe: The whole plan.
         executor: Runs the tasks; made from the recipe if None.
+        until: Label of the last stage to run; all if empty.
 
     Raises:
-        DataError: Input is missing, another run works in the same folder, or `out` holds something else.
+        DataError: A file that the settings name is missing, another run works in the same folder, or `out` holds
+            something else.
     """
+    labels = [step.label for step in recipe.stages]
+    if until and until not in labels:
+        raise DataError(f"there is no stage {until!r} to run until: the stages are {', '.join(labels)}")
+    steps = recipe.stages[: labels.index(until) + 1] if until else recipe.stages
+    _check_paths(steps)
     recipe.out.mkdir(parents=True, exist_ok=True)
     if not (recipe.out / PIPELINE_FILE).exists() and any(p.name != ".lock" for p in recipe.out.iterdir()):
         raise DataError(f"{recipe.out} holds other files than a pipeline's: choose another folder")
@@ -70,7 +77,7 @@ def run_pipeline(recipe: DataRecipe, executor: Executor | None = None) -> list[S
         with _locked(recipe.out):
             _write_plan(recipe)
             fingerprint = ""
-            for number, step in enumerate(recipe.stages, start=1):
+            for number, step in enumerate(steps, start=1):
                 fingerprint = _fingerprint(recipe, step, fingerprint)
                 before = results[-1].folder if results else None
                 results.append(_run_step(recipe, number, step, fingerprint, before, own))
@@ -177,27 +184,44 @@ def _fingerprint(recipe: DataRecipe, step: Step, before: str) -> str:
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
+def _check_paths(steps: Sequence[Step]) -> None:
+    """Before hours of work: is every file there that a later stage needs?"""
+    for step in steps:
+        for path in _paths(step.settings):
+            if not path.exists():
+                raise DataError(f"the stage {step.label!r} needs {path}, which is not there")
+
+
+def _paths(value: Any) -> Iterator[Path]:
+    if isinstance(value, Path):
+        yield value
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _paths(getattr(value, field.name))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _paths(item)
+    elif isinstance(value, dict):
+        yield from _paths(list(value.values()))
+
+
 def _file_facts(value: Any) -> Iterator[tuple[str, int, int]]:
     """(path, bytes, time of change) of each file that settings name, and of the files in folders that they name.
 
-    Settings that name files otherwise than by fields of the type Path have a method `files()` that gives the paths.
+    Settings, or parts of them, that name files otherwise than by fields of the type Path have a method `files()` that
+    gives the paths.
     """
-    if isinstance(value, Path):
-        for path in sorted(value.rglob("*")) if value.is_dir() else [value]:
+    paths = list(_paths(value))
+    if is_dataclass(value):
+        for part in [value, *(getattr(value, field.name) for field in fields(value))]:
+            for item in part if isinstance(part, tuple) else [part]:
+                if hasattr(item, "files") and callable(item.files):
+                    paths += item.files()
+    for named in paths:
+        for path in sorted(named.rglob("*")) if named.is_dir() else [named]:
             if path.is_file():
                 stat = path.stat()
                 yield str(path), stat.st_size, stat.st_mtime_ns
-    elif is_dataclass(value):
-        for field in fields(value):
-            yield from _file_facts(getattr(value, field.name))
-        if hasattr(value, "files") and callable(value.files):
-            yield from _file_facts(list(value.files()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _file_facts(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _file_facts(item)
 
 
 def _write_plan(recipe: DataRecipe) -> None:

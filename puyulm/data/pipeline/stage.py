@@ -110,6 +110,7 @@ class StageRun:
             ran = self.executor.run(partial(_timed, function), [tasks[number] for number in waiting])
             for position, result in ran:
                 number = waiting[position]
+                result["input_bytes"] = sizes[number] if unit == "B" else 0
                 with replacing(marks[number]) as path:
                     path.write_text(json.dumps(result, ensure_ascii=True), encoding="utf-8")
                 results[number] = result

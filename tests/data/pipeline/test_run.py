@@ -220,3 +220,18 @@ def test_files_in_groups(tmp_path: Path) -> None:
     for path, size in zip(paths, sizes, strict=True):
         path.write_bytes(b"x" * size)
     assert [[p.stat().st_size for p in group] for group in group_by_size(paths, 10)] == [[5, 5], [30], [1, 9], [1]]
+
+
+def test_up_to_a_stage_and_on(tmp_path: Path) -> None:
+    recipe = _recipe(tmp_path / "out")
+    assert [r.label for r in run_pipeline(recipe, SerialExecutor(), until="format")] == ["format"]
+    assert [r.reused for r in run_pipeline(recipe, SerialExecutor())] == [True, False]
+    with pytest.raises(DataError, match="no stage 'cleen' to run until: the stages are format, thirds"):
+        run_pipeline(recipe, SerialExecutor(), until="cleen")
+
+
+def test_missing_files_are_told_before_any_work(tmp_path: Path) -> None:
+    recipe = _recipe(tmp_path / "out", thirds=Thirds(words=tmp_path / "nowhere.txt"))
+    with pytest.raises(DataError, match=r"the stage 'thirds' needs .*nowhere\.txt, which is not there"):
+        run_pipeline(recipe, SerialExecutor())
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,1 @@
+"""What a pipeline run did, as one page to read, and its records in the terminal."""
