@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from puyulm.cli.data_long import configure_tune_long, run_tune_long
 from puyulm.cli.data_report import configure_look, configure_report, run_look, run_report
 from puyulm.cli.data_run import configure_estimate, configure_run, run_estimate, run_run
 from puyulm.cli.data_scorer import configure_annotate, configure_train_scorer, run_annotate, run_train_scorer
@@ -24,6 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     configure_estimate(steps.add_parser("estimate", help="what a run would cost at another size"))
     configure_train_scorer(steps.add_parser("train-scorer", help="train a scorer of documents from labelled ones"))
     configure_annotate(steps.add_parser("annotate", help="rounds of annotation that improve a scorer"))
+    configure_tune_long(steps.add_parser("tune-long", help="thresholds for long documents from borderline samples"))
     _configure_collect(steps.add_parser("collect", help="real text from this machine's packages, cleaned and split"))
     _configure_tokenize(steps.add_parser("tokenize", help="documents to token shards"))
     step = steps.add_parser("stats", help="documents, bytes and tokens by source and language")
@@ -35,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     """Runs one step of `puyu data`."""
     {
         "run": run_run, "report": run_report, "look": run_look, "estimate": run_estimate,
-        "train-scorer": run_train_scorer, "annotate": run_annotate,
+        "train-scorer": run_train_scorer, "annotate": run_annotate, "tune-long": run_tune_long,
         "collect": _collect, "tokenize": _tokenize, "stats": _stats,
     }[args.step](args)  # fmt: skip
 

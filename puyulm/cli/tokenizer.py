@@ -95,8 +95,8 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _merge(args: argparse.Namespace) -> None:
-    """Makes one vocabulary of two, as InternLM2's was made: the first tokens of BASE, the Chinese ones of CHINESE, spare
-    ones, and the chat markers. Both must be of one kind, SentencePiece or byte-level."""
+    """Makes one vocabulary of two, as InternLM2's was made: the first tokens of BASE, the Chinese ones of CHINESE,
+    spare ones, and the chat markers. Both must be of one kind, SentencePiece or byte-level."""
     from puyulm.text.merge import merge_vocabularies
 
     report = merge_vocabularies(args.base, args.chinese, args.out, base_top=args.base_top,

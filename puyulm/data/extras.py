@@ -11,12 +11,16 @@ from puyulm.errors import DataError
 def needs(module: str, package: str, extra: str = "data") -> Any:
     """Imports an optional module.
 
+    Args:
+        module: To import.
+        package: That brings it.
+        extra: Of PuyuLM, that brings the package; none if empty.
+
     Raises:
         DataError: It is not installed; the message says what to install.
     """
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise DataError(
-            f"{package} is not installed: pip install 'puyulm[{extra}]' (or pip install {package})"
-        ) from None
+        ways = [f"pip install 'puyulm[{extra}]'"] if extra else []
+        raise DataError(f"{package} is not installed: {', or '.join([*ways, f'pip install {package}'])}") from None

@@ -3,8 +3,8 @@
 InternLM2's tokenizer was made so: 60,004 tokens from the top of GPT-4's cl100k, which has few Chinese ones, 32,397
 Chinese tokens, and spare ones (report, section 3.2.1). Both vocabularies are of one kind:
 
-- SentencePiece BPE joins the neighbours whose whole has the highest score. The base's pieces keep their order, the
-  Chinese ones follow in theirs, and scores are numbered anew.
+- SentencePiece BPE joins the neighbours whose whole has the highest score. The first pieces of the base are taken, its
+  ASCII characters and numbers before all; scores are numbered anew in their old order, the Chinese ones behind.
 - Byte-level BPE joins by a list of merges. The base's stay first, so that they may join bytes in other ways than the
   Chinese vocabulary does; each Chinese token therefore gets the merge that ends its encoding in the merged vocabulary.
   What cannot be reached by one more merge is left out, and the next token takes its place.
@@ -152,11 +152,11 @@ def _merge_models(
     kept = _with_characters(list(ranks), base_top)
     present = set(kept)
     of_other = {piece: rank for piece, rank in _ranks(chinese).items() if _is_chinese_piece(piece)}
-    candidates = [piece for piece in of_other if piece not in present]
+    candidates = [piece for piece in of_other if piece not in present]  # in the order of their ids, too
     behind = 1 + max(ranks.values())
     of_base = {piece: -float(ranks[piece]) for piece in kept}
     while True:  # what the base's pieces make unreachable gives way to the next; mostly twice
-        chosen = candidates[:chinese_top]
+        chosen = _with_characters(candidates, chinese_top)
         merged = _model(base, of_base | {piece: -float(behind + of_other[piece]) for piece in chosen}, last)
         lost = _unreachable_pieces(
             merged, range(_FIRST_PIECE + len(of_base), _FIRST_PIECE + len(of_base) + len(chosen))
@@ -200,33 +200,36 @@ def _is_chinese_piece(piece: str) -> bool:
 
 
 def _ranks(proto: ModelProto) -> dict[str, int]:
-    """Ordinary pieces by falling score, with their ranks; equal scores are equal ranks, since the leftmost joins then.
+    """Ordinary pieces in the file's order, each with the rank of its score.
 
-    (So numbers of one length have one score in tokenizers of `puyulm.text.train`.)
+    The order is that in which they were learned; the score may be another (Llama 2 puts runs of spaces behind all).
+    Equal scores are equal ranks, since the leftmost of such pieces joins first: numbers of one length have one score in
+    tokenizers of `puyulm.text.train`.
     """
     normal = [piece for piece in proto.pieces if piece.type == Piece.NORMAL and piece.piece not in FIRST_TOKENS]
     scores = sorted({piece.score for piece in normal}, reverse=True)
     rank = {score: place for place, score in enumerate(scores)}
-    ranks = {piece.piece: rank[piece.score] for piece in sorted(normal, key=lambda piece: -piece.score)}
+    ranks = {piece.piece: rank[piece.score] for piece in normal}
     whole = [piece.piece for piece in proto.pieces if piece.type == Piece.USER_DEFINED]
     return ranks | {name: len(scores) for name in whole if not looks_like_markup(name) and name not in ranks}
 
 
-def _with_characters(ranked: Sequence[str], count: int) -> list[str]:
-    """The first pieces and the single characters in them, `count` in all, in their order.
+def _with_characters(pieces: Sequence[str], count: int) -> list[str]:
+    """The first pieces and the single characters in them, `count` in all or fewer, in their order.
 
-    Training puts characters behind all pieces that it learns from them.
+    Training puts characters behind all pieces that it learns from them, and a `tokenizer.json` cannot do without
+    them. ASCII characters and numbers come first.
     """
-    singles = {piece for piece in ranked if len(piece) == 1}
+    singles = {piece for piece in pieces if len(piece) == 1}
+    basic = [piece for piece in pieces if piece.isascii() and (len(piece) == 1 or piece.isdigit())]
     chosen: set[str] = set()
-    for piece in ranked:
+    for piece in dict.fromkeys([*basic, *pieces]):
         needed = {piece, *(singles.intersection(piece))} - chosen
-        if len(chosen) + len(needed) > count:
-            if len(chosen) == count:
-                break
-            continue
-        chosen |= needed
-    return [piece for piece in ranked if piece in chosen]
+        if len(chosen) + len(needed) <= count:
+            chosen |= needed
+        elif len(chosen) == count:
+            break
+    return [piece for piece in pieces if piece in chosen]
 
 
 def _byte_level(content: bytes, path: str | Path) -> dict[str, Any]:

@@ -47,13 +47,15 @@ class _Folders:
         return ""
 
 
-def gather(name: str, documents: Iterable[Document], settings: RepositorySettings, counts: Counts) -> Iterator[Outcome]:
+def gather(
+    source: str, name: str, documents: Iterable[Document], settings: RepositorySettings, counts: Counts
+) -> Iterator[Outcome]:
     """Makes a repository's documents.
 
     A single file passes as it is. Of several copies of a path the newest counts.
 
     Args:
-        name: Of the repository.
+        source, name: Of the repository.
         documents: Its files, licence files first, else by path; read once, held up to `max_repository_mb`.
         settings: Of the stage.
         counts: Its notes are added to.
@@ -72,16 +74,16 @@ def gather(name: str, documents: Iterable[Document], settings: RepositorySetting
             yield Dropped(document, reason)
             continue
         if held and size + document.num_bytes > limit:
-            yield _joined_document(name, held, part, settings, counts)
+            yield _joined_document(source, name, held, part, settings, counts)
             held, size, part = [], 0, part + 1
         held.append(file)
         size += document.num_bytes
     if held:
-        yield _joined_document(name, held, part or None, settings, counts)
+        yield _joined_document(source, name, held, part or None, settings, counts)
 
 
 def _joined_document(
-    name: str, files: Sequence[File], part: int | None, settings: RepositorySettings, counts: Counts
+    source: str, name: str, files: Sequence[File], part: int | None, settings: RepositorySettings, counts: Counts
 ) -> Document:
     if len(files) == 1:
         return files[0].document
@@ -91,7 +93,6 @@ def _joined_document(
     order = dependency_order(code, imports, settings.circle_start)
     paths = place_documents(order.paths, sorted(by_path.keys() - set(code)))
     sections = [(path, by_path[path].document.text, by_path[path].language) for path in paths]
-    source = _heaviest((file.document.source, file.document.num_bytes) for file in files)
     metadata = {
         "repository": name,
         "files": len(files),
@@ -118,9 +119,14 @@ def _joined_document(
         source=source,
         url=name,
         date=max(file.document.date for file in files),
-        licence=_joined(sorted({file.licence for file in files if file.licence}), " AND "),
+        licence=_joined(sorted({part for file in files for part in _conditions(file.licence)}), " AND "),
         metadata=metadata if part is None else {**metadata, "part": part},
     )
+
+
+def _conditions(licence: str) -> list[str]:
+    """What an expression asks for together."""
+    return [part for part in ([licence] if " OR " in licence else licence.split(" AND ")) if part]
 
 
 def _path(document: Document) -> str:

@@ -30,6 +30,9 @@ from puyulm.data.pipeline.stage import StageRun, group_by_size, write_outcomes
 RUN_CHARACTERS = 32_000_000  # of text in a sorted run: what a task of the first phase holds
 PARTS = "parts"
 
+Repository = tuple[str, str]
+"""Source and name: two sources may have repositories of one name."""
+
 Segment = tuple[str, int, int]
 """A partition's part of a run: file below the stage's folder, first byte, length."""
 
@@ -51,10 +54,10 @@ def run_repositories(settings: RepositorySettings, stage: StageRun) -> None:
     shutil.rmtree(stage.folder / PARTS, ignore_errors=True)
 
 
-def repository_of(document: Document) -> str:
-    """The repository that a document belongs to, "" if to none."""
+def repository_of(document: Document) -> Repository | None:
+    """The repository that a document belongs to, None if to none."""
     name = document.metadata.get("repository")
-    return name if isinstance(name, str) else ""
+    return (document.source, name) if isinstance(name, str) and name else None
 
 
 def _scatter(task: tuple[int, list[Path]], folder: Path, suffix: str, partitions: int) -> dict[str, Any]:
@@ -86,12 +89,12 @@ class _Runs:
     def __init__(self, file: Any, partitions: int) -> None:
         self.segments: list[tuple[int, int, int]] = []  # partition, first byte, length
         self._file, self._partitions = file, partitions
-        self._held: list[tuple[int, tuple[str, bool, str, str], Document]] = []
+        self._held: list[tuple[int, tuple[Repository, bool, str, str], Document]] = []
         self._characters = 0
         self._compressor = needs("zstandard", "zstandard").ZstdCompressor(level=3)
 
     def add(self, document: Document) -> None:
-        name = repository_of(document)
+        name = "\0".join(repository_of(document) or ())
         digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         partition = int.from_bytes(digest, "big") % self._partitions
         self._held.append((partition, _sort_key(document), document))
@@ -121,8 +124,9 @@ def _merge(
     def outcomes() -> Iterator[Outcome]:
         runs = [_read_segment(folder / name, first, length) for name, first, length in segments]
         merged = heapq.merge(*runs, key=_sort_key)
-        for name, documents in groupby(merged, key=repository_of):
-            yield from gather(name, documents, settings, counts)
+        for repository, documents in groupby(merged, key=repository_of):
+            if repository is not None:
+                yield from gather(*repository, documents, settings, counts)
 
     return write_outcomes(folder, number, outcomes(), counts, suffix)
 
@@ -143,9 +147,9 @@ def _read_segment(path: Path, first: int, length: int) -> Iterator[Document]:
             held.append(rest)
 
 
-def _sort_key(document: Document) -> tuple[str, bool, str, str]:
+def _sort_key(document: Document) -> tuple[Repository, bool, str, str]:
     path = path_of(document)
-    return repository_of(document), not is_licence_file(path), path, document.id
+    return repository_of(document) or ("", ""), not is_licence_file(path), path, document.id
 
 
 def _to_line(document: Document) -> bytes:

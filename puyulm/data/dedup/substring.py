@@ -55,7 +55,7 @@ def run_substring(settings: DedupSettings, stage: StageRun) -> None:
     Raises:
         DataError: pydivsufsort is not installed, or a file is damaged.
     """
-    needs("pydivsufsort", "pydivsufsort")
+    needs("pydivsufsort", "pydivsufsort", extra="")
     folder = stage.folder
     groups, sizes = groups_of(stage)
     measured = stage.map("measure", partial(measure, folder=folder), groups, sizes)
@@ -144,7 +144,7 @@ def repeated(text: Bytes, length: int) -> Flags:
     Returns:
         `[len(text)]`. Of a passage that overlaps with itself (a row of dashes) the first `length` bytes stay.
     """
-    library = needs("pydivsufsort", "pydivsufsort")
+    library = needs("pydivsufsort", "pydivsufsort", extra="")
     suffixes = library.divsufsort(text)
     same = np.zeros(len(text) + 1, dtype=bool)  # whether a suffix begins as the one before it
     if len(text) > 1:

@@ -25,6 +25,7 @@ from puyulm.data.pipeline.counts import Counts, Outcome
 
 _CONTAINER = "META-INF/container.xml"
 _MAX_XML_BYTES = 10_000_000
+_WORD_GAP, _SURE_GAP = -180, -475  # thousandths of the font's size
 _PDF_DATE = re.compile(r"D:(\d{4})(\d\d)?(\d\d)?")
 _DATE = re.compile(r"\d{4}(?:-\d\d(?:-\d\d)?)?")
 _PAGE_TYPES = ("application/xhtml+xml", "text/html")
@@ -39,7 +40,7 @@ def read_pdf(piece: Piece, settings: FormatSettings, counts: Counts) -> Iterator
     counts.add_input(piece.size)
     try:
         text, metadata, date = _pdf_text(piece, settings)
-        yield from parts(piece, settings, text, metadata, date)
+        yield from parts(piece, settings, counts, text, metadata, date)
     except QuarantineError as error:
         yield quarantined(piece, "", error.reason, error.sample)
 
@@ -56,7 +57,7 @@ def read_epub(piece: Piece, settings: FormatSettings, counts: Counts) -> Iterato
     try:
         with zipfile.ZipFile(piece.path) as book:
             text, metadata, date = _epub_text(book, settings)
-        yield from parts(piece, settings, text, metadata, date)
+        yield from parts(piece, settings, counts, text, metadata, date)
     except QuarantineError as error:
         yield quarantined(piece, "", error.reason, error.sample)
     except OSError:
@@ -88,7 +89,7 @@ def _pdf_text(piece: Piece, settings: FormatSettings) -> tuple[str, dict[str, An
             title, date = _pdf_facts(file)
         for number in range(count):
             with time_limit(settings.seconds_per_page):
-                pages.append(file.pages[number].extract_text().strip())
+                pages.append(file.pages[number].extract_text(visitor_operand_before=_widen_gaps).strip())
             size += len(pages[-1])
             if size > settings.max_item_bytes:
                 raise QuarantineError(Reason.TOO_LARGE, pages[0])
@@ -106,6 +107,24 @@ def _pdf_text(piece: Piece, settings: FormatSettings) -> tuple[str, dict[str, An
     if not text:
         raise QuarantineError(Reason.PDF_WITHOUT_TEXT)
     return text, {"pages": count, **({"title": title} if title else {})}, date
+
+
+def _widen_gaps(operator: bytes, operands: Any, *_: Any) -> None:
+    """Makes pypdf see the spaces between words in fonts that have no space, as XeTeX and others embed them.
+
+    There it takes a space to be as wide as the widest character, and for a gap what is at least half as wide. So each
+    gap as wide as a narrow space is written as one that it surely sees, and as much back.
+    """
+    if operator == b"TJ" and operands and isinstance(operands[0], list):
+        operands[0][:] = [
+            part
+            for item in operands[0]
+            for part in (
+                (_SURE_GAP, item - _SURE_GAP)
+                if isinstance(item, int | float) and _SURE_GAP < item <= _WORD_GAP
+                else (item,)
+            )
+        ]
 
 
 def _pdf_facts(file: Any) -> tuple[str, str]:

@@ -22,7 +22,7 @@ def read_text(piece: Piece, settings: FormatSettings, counts: Counts) -> Iterato
     """A plain text or a Markdown file, as it is; cut into parts if it is longer than `split_bytes`."""
     try:
         text = decode_text(read_file(piece, settings, counts)).replace("\r\n", "\n")
-        yield from parts(piece, settings, text)
+        yield from parts(piece, settings, counts, text)
     except QuarantineError as error:
         yield quarantined(piece, "", error.reason, error.sample)
 
@@ -72,9 +72,14 @@ def read_problem(error: BaseException) -> Reason:
 
 
 def parts(
-    piece: Piece, settings: FormatSettings, text: str, metadata: Mapping[str, Any] | None = None, date: str = ""
+    piece: Piece,
+    settings: FormatSettings,
+    counts: Counts,
+    text: str,
+    metadata: Mapping[str, Any] | None = None,
+    date: str = "",
 ) -> Iterator[Document]:
-    """A work as one document, or as several if it is longer than `split_bytes`.
+    """A work as one document, or as several, each counted as an item of input, if it is longer than `split_bytes`.
 
     Raises:
         QuarantineError: There is no text.
@@ -84,6 +89,7 @@ def parts(
     texts = [text]
     if settings.split_bytes and len(text) * 4 > settings.split_bytes and len(text.encode()) > settings.split_bytes:
         texts = [part for part in split_text(text, settings.split_bytes) if part.strip()]
+    counts.add_input(0, len(texts) - 1)
     for number, part in enumerate(texts):
         named = {**(metadata or {}), "part": number} if len(texts) > 1 else metadata
         place = f"#{number}" if len(texts) > 1 else ""

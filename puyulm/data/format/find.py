@@ -7,7 +7,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,24 +42,19 @@ class _Root:
     source: str
 
 
-def find_pieces(settings: InputSettings, index: int) -> list[Piece]:
-    """The input's files as whole pieces, in the order of its paths, and by name within each.
+def find_pieces(inputs: Sequence[InputSettings]) -> list[Piece]:
+    """The files of all inputs as whole pieces, in the order of their paths, and by name within each.
 
-    Args:
-        settings: The input.
-        index: Its position among the inputs.
+    A file that two paths of an input name is taken once.
 
     Raises:
-        DataError: A path matches nothing, or two different files would have the same name.
+        DataError: A path matches nothing, or two files would have the same name.
     """
-    if settings.kind == "packages":
-        return [Piece(Path(name), name, settings.source or name, "packages", index, 0, settings.max_bytes)
-                for name in settings.paths]  # fmt: skip
     pieces: dict[tuple[str, str], Piece] = {}
-    for root in _roots(settings):
-        for piece in _in_root(root, settings, index):
+    for index, settings in enumerate(inputs):
+        for piece in _in_input(settings, index):
             other = pieces.setdefault((piece.source, piece.name), piece)
-            if other.path != piece.path and not os.path.samefile(other.path, piece.path):
+            if other is not piece and (other.input != index or other.path.resolve() != piece.path.resolve()):
                 raise DataError(f"{other.path} and {piece.path} would both be called {piece.name!r} in the source "
                                 f"{piece.source!r}: make them two inputs, each with a source of its own")  # fmt: skip
     return list(pieces.values())
@@ -82,6 +77,8 @@ def watched_files(settings: InputSettings) -> Iterator[Path]:
             yield from (path for path, _, skipped in _walk(root.path, settings.kind == "tree") if not skipped)
         else:
             yield root.path
+            if (meta := root.path.with_name(root.path.name + ".meta")).is_file():
+                yield meta
 
 
 def kind_by_name(name: str) -> str:
@@ -153,6 +150,15 @@ def _roots(settings: InputSettings) -> Iterator[_Root]:
         for match in map(Path, matches):
             name = match.relative_to(base).as_posix()
             yield _Root(match, f"{name}/" if match.is_dir() else name, name, source)
+
+
+def _in_input(settings: InputSettings, index: int) -> Iterator[Piece]:
+    if settings.kind == "packages":
+        for name in settings.paths:
+            yield Piece(Path(name), name, settings.source or name, "packages", index, 0, settings.max_bytes)
+        return
+    for root in _roots(settings):
+        yield from _in_root(root, settings, index)
 
 
 def _in_root(root: _Root, settings: InputSettings, index: int) -> Iterator[Piece]:

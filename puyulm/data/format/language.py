@@ -23,12 +23,12 @@ _REFUSED = re.compile(
 )
 _RENAMED = {"iw": "he", "jw": "jv", "in": "id", "ji": "yi", "mo": "ro", "nb": "no", "wuu": "zh", "yue": "zh"}
 # ISO 639-3, the labels of GlotLID and others: the languages that the web has most of.
-_THREE_LETTERS = (
-    "eng en zho zh cmn zh deu de fra fr spa es rus ru jpn ja kor ko por pt ita it arb ar ara ar nld nl pol pl tur tr "
-    "vie vi tha th ind id ukr uk ces cs swe sv heb he hin hi ell el hun hu ron ro dan da fin fi nob no nno nn bul bg "
-    "hrv hr slk sk slv sl srp sr lit lt lvs lv est et cat ca fas fa pes fa ben bn tam ta tel te urd ur msa ms zsm ms"
-).split()
-_RENAMED |= dict(zip(_THREE_LETTERS[::2], _THREE_LETTERS[1::2], strict=True))
+_THREE_LETTERS = """
+    eng en zho zh cmn zh deu de fra fr spa es rus ru jpn ja kor ko por pt ita it arb ar ara ar nld nl pol pl tur tr
+    vie vi tha th ind id ukr uk ces cs swe sv heb he hin hi ell el hun hu ron ro dan da fin fi nob no nno nn bul bg
+    hrv hr slk sk slv sl srp sr lit lt lvs lv est et cat ca fas fa pes fa ben bn tam ta tel te urd ur msa ms zsm ms
+"""
+_RENAMED |= dict(re.findall(r"(\w+) (\w+)", _THREE_LETTERS))
 _NO_LANGUAGE = re.compile(r"un|xx.*|zz.*|tlh")  # CLD2's codes of scripts, of jokes, and of Klingon
 
 
@@ -80,7 +80,7 @@ def _with_fasttext(texts: Sequence[str], model: Path | None) -> list[str]:
 @functools.lru_cache(maxsize=2)
 def _load_fasttext(model: Path) -> Any:
     try:
-        return needs("fasttext", "fasttext-predict").load_model(str(model))
+        return needs("fasttext", "fasttext-predict", extra="").load_model(str(model))
     except ValueError as error:
         raise DataError(f"{model} is no fastText model ({error})") from None
 

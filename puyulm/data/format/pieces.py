@@ -20,7 +20,7 @@ class Piece:
         source: Name of the corpus.
         kind: Of the reader.
         input: Index of the input in the settings.
-        start, stop: Bytes of the file; of `git`, of its files one after another.
+        start, stop: Bytes of the file; of `git`, of its files one after another, and one more for each.
         detail: What else the reader must know: the revision of a repository, the repository of a source file, or why
             the file is skipped.
     """

@@ -53,8 +53,8 @@ def format_inputs(settings: FormatSettings, stage: StageRun) -> None:
 
 def plan_tasks(settings: FormatSettings, task_bytes: int) -> list[tuple[Piece, ...]]:
     """The pieces of all inputs, in tasks of about `task_bytes`. It depends on the files and on `task_bytes` alone."""
-    whole = (piece for index, given in enumerate(settings.inputs) for piece in find_pieces(given, index))
-    return group((part for piece in whole for part in cut(piece, task_bytes)), task_bytes)
+    parts = (part for piece in find_pieces(settings.inputs) for part in cut(piece, task_bytes))
+    return group(parts, task_bytes)
 
 
 def read_piece(piece: Piece, settings: FormatSettings, counts: Counts) -> Iterator[Outcome]:

@@ -114,6 +114,8 @@ class FormatSettings:
         for name in ("seconds_per_page", "split_bytes", "min_characters"):
             if getattr(self, name) < 0:
                 raise DataError(f"{name} is {getattr(self, name)}: give 0 or more")
+        if odd := next((code for code in self.languages if not (2 <= len(code) <= 3 and code.islower())), None):
+            raise DataError(f"languages: {odd!r} is no ISO 639-1 code: give codes such as en and zh")
         if self.detector == "fasttext" and self.fasttext_model is None:
             raise DataError("the detector 'fasttext' needs a model: give its file as 'fasttext_model' (lid.176.ftz)")
 

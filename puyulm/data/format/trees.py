@@ -56,8 +56,8 @@ def read_git(piece: Piece, settings: FormatSettings, counts: Counts) -> Iterator
     with _blobs(piece.path) as read_blob:
         position = 0
         for entry in _entries(piece.path, piece.detail):
-            start, position = position, position + entry.size
-            if not piece.start <= start < max(piece.stop, 1):
+            start, position = position, position + entry.weight
+            if not piece.start <= start < piece.stop:
                 continue
             if entry.skipped:
                 skip(counts, entry.skipped, entry.size)
@@ -65,19 +65,22 @@ def read_git(piece: Piece, settings: FormatSettings, counts: Counts) -> Iterator
                 skip(counts, "large source files", entry.size)
             else:
                 data = read_blob(entry.blob)
-                document = _source_file(data, entry.path, piece.name, piece, settings, counts, date)
-                if document is not None:
+                if data is None:
+                    skip(counts, "files that cannot be read", entry.size)
+                elif (
+                    document := _source_file(data, entry.path, piece.name, piece, settings, counts, date)
+                ) is not None:
                     yield document
 
 
 def revision_and_size(repository: Path) -> tuple[str, int]:
-    """The last commit of a repository, and the bytes of its files.
+    """The last commit of a repository, and the weight of its files: their bytes and one for each.
 
     Raises:
         DataError: git is not installed, or this is no repository with a commit.
     """
     revision = _git(repository, "rev-parse", "--verify", "HEAD^{commit}").decode().strip()
-    return revision, sum(entry.size for entry in _entries(repository, revision))
+    return revision, sum(entry.weight for entry in _entries(repository, revision))
 
 
 def reference_files(repository: Path) -> Iterator[Path]:
@@ -98,6 +101,10 @@ class _Entry:
     blob: str
     size: int
     skipped: str
+
+    @property
+    def weight(self) -> int:
+        return self.size + 1  # so that ranges divide empty files too
 
 
 def _source_file(
@@ -150,28 +157,24 @@ def _entries(repository: Path, revision: str) -> Iterator[_Entry]:
 
 @contextmanager
 def _blobs(repository: Path) -> Iterator[_ReadBlob]:
-    """Gives a function that reads a blob by its name, out of one process of git."""
+    """Gives a function that reads a blob by its name, or None where it is missing, out of one process of git."""
     command = [*_command(repository), "cat-file", "--batch"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as git:
         assert git.stdin is not None and git.stdout is not None
-        yield _ReadBlob(repository, git.stdin, git.stdout)
+        yield _ReadBlob(git.stdin, git.stdout)
         git.stdin.close()
 
 
 @dataclass(frozen=True)
 class _ReadBlob:
-    repository: Path
     questions: IO[bytes]
     answers: IO[bytes]
 
-    def __call__(self, blob: str) -> bytes:
+    def __call__(self, blob: str) -> bytes | None:
         self.questions.write(blob.encode() + b"\n")
         self.questions.flush()
         answer = self.answers.readline().split()
-        if len(answer) != 3:
-            raise DataError(f"git cannot read {blob} of {self.repository}: check it with git fsck")
-        data = self.answers.read(int(answer[2]) + 1)
-        return data[:-1]
+        return self.answers.read(int(answer[2]) + 1)[:-1] if len(answer) == 3 else None
 
 
 def _git(repository: Path, *arguments: str) -> bytes:

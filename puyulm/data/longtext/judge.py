@@ -20,7 +20,7 @@ from puyulm.data.longtext.coherence import (
     score_windows,
     token_features,
 )
-from puyulm.data.longtext.features import TEXT_FEATURES, text_features
+from puyulm.data.longtext.features import text_features
 from puyulm.data.longtext.settings import Bounds, LongTextSettings, bounds_for
 from puyulm.data.pipeline.counts import Dropped, Outcome
 from puyulm.errors import DataError
@@ -51,22 +51,21 @@ class Judge:
 
     def __call__(self, documents: Sequence[Document]) -> Iterator[Outcome]:
         """One outcome a document, in order."""
-        outcomes = [self._by_statistics(document) for document in documents]
-        places = [place for place, outcome in enumerate(outcomes) if self._goes_on(outcome)]
+        outcomes: list[Outcome] = []
+        places = []  # of long documents that pass the statistics
+        for place, document in enumerate(documents):
+            if document.num_bytes <= self._settings.min_bytes:
+                keep = self._settings.short == "keep"
+                outcomes.append(document if keep else Dropped(document, "long: too short"))
+                continue
+            outcomes.append(self._outcome(document, text_features(document.text, document.language)))
+            if isinstance(outcomes[-1], Document):
+                places.append(place)
         if self._encode is not None and places:
             for place, features in zip(places, self._coherence([documents[p].text for p in places]), strict=True):
                 outcomes[place] = self._outcome(outcomes[place], features)
         for document, outcome in zip(documents, outcomes, strict=True):
             yield document if isinstance(outcome, Document) and not self._settings.record else outcome
-
-    def _by_statistics(self, document: Document) -> Outcome:
-        if document.num_bytes <= self._settings.min_bytes:
-            return document if self._settings.short == "keep" else Dropped(document, "long: too short")
-        return self._outcome(document, text_features(document.text, document.language))
-
-    def _goes_on(self, outcome: Outcome) -> bool:
-        """Whether a document is long and passed the statistics."""
-        return isinstance(outcome, Document) and f"{PREFIX}{TEXT_FEATURES[0]}" in outcome.scores
 
     def _coherence(self, texts: list[str]) -> Iterator[dict[str, float]]:
         assert self._encode is not None and self._score is not None
@@ -98,7 +97,8 @@ def _reason(name: str, value: float, bounds: Bounds | None) -> str | None:
 
 
 def _with_scores(document: Document, features: Mapping[str, float]) -> Document:
-    rounded = {f"{PREFIX}{name}": float(f"{value:.6g}") for name, value in features.items()}
+    # Rounded, since sums on processors of other kinds differ in the last digits.
+    rounded = {f"{PREFIX}{name}": v if v.is_integer() else float(f"{v:.6g}") for name, v in features.items()}
     return replace(document, scores={**document.scores, **rounded})
 
 

@@ -74,7 +74,8 @@ class LongTextSettings:
         domains: Source -> domain, where sources are to have thresholds in common; a source is its own domain else.
         thresholds: "domain/language" -> feature -> bounds; "*" stands for all domains or all languages. Of several
             entries that fit, the most special counts, for each feature: "a/en", then "a/*", "*/en", "*/*". A feature
-            that a document does not have (conjunctions of code, coherence without a model) is passed over.
+            that a document does not have (conjunctions of code, coherence without a model) is passed over. What is
+            given takes the place of all the defaults (`default_thresholds`).
         record: Keep the features in `document.scores`, as "long.NAME"; dropped documents have them always.
         model: Checkpoint folder of the model that predicts; None leaves the perplexity stage out.
         tokenizer: Its tokenizer; None takes the model's folder.

@@ -28,7 +28,7 @@ class FastTextScorer:
         if not path.is_file():
             raise DataError(f"no fastText model at {path}: check the path in the recipe")
         try:
-            self._model: Any = needs("fasttext", "fasttext-predict").load_model(str(path))
+            self._model: Any = needs("fasttext", "fasttext-predict", extra="").load_model(str(path))
         except (ValueError, RuntimeError, MemoryError) as error:
             raise DataError(f"{path} is no fastText model ({str(error).splitlines()[0]})") from None
         known = sorted(name for name, _ in self._predict("a"))
@@ -64,7 +64,7 @@ class HuggingFaceScorer:
     """
 
     def __init__(self, path: Path, label: str, batch_size: int) -> None:
-        transformers = needs("transformers", "transformers", "bench")
+        transformers = needs("transformers", "transformers", extra="")
         if not (path / "config.json").is_file():
             raise DataError(f"no Hugging Face model at {path}: give the folder that holds its config.json")
         try:

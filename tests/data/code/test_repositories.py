@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,10 +153,17 @@ def test_large_repositories_are_cut(tmp_path):
 
 def test_the_newest_copy_of_a_path_counts(tmp_path):
     old = file("o/n", "a.py", "old = 1\n", date="2020-01-01")
-    new = Document("other:a", "new = 1\n", "code", "other", date="2024-01-01", metadata=old.metadata)
+    new = Document("git:0", "new = 1\n", "code", "git", date="2024-01-01", metadata=old.metadata)
     kept, counts, _ = run(tmp_path, [[new, file("o/n", "b.py", "import a\n")], [old]])
     assert "new = 1" in kept[0].text and "old = 1" not in kept[0].text
     assert counts.dropped == {"code: older copy of a file": [1, old.num_bytes]}
+
+
+def test_sources_may_have_repositories_of_one_name(tmp_path):
+    files = [replace(each, source=source, id=f"{source}:{i}") for source in "ab" for i, each in enumerate(REPOSITORY)]
+    kept, counts, _ = run(tmp_path, [files[::2], files[1::2]])
+    assert [(document.id, document.source) for document in kept] == [("a:o/n", "a"), ("b:o/n", "b")]
+    assert kept[0].text == kept[1].text and not counts.dropped
 
 
 def test_licences_of_folders(tmp_path):

@@ -66,7 +66,8 @@ def names(text: str, settings: DecontaminateSettings, **changes: Any) -> list[st
     ("item", "name"), [(QUESTION, "sums"), (LONG, "facts"), (CHINESE, "facts"), (SHORT, "facts"), (PROGRAM, "programs")]
 )
 def test_verbatim_copies_are_found_where_they_are(settings: DecontaminateSettings, item: str, name: str) -> None:
-    for before, after in (("", ""), ("\u0130" * 50 + " ", " \u0130"), (FILLER * 30, "\n" + FILLER * 9), (CHINESE[:8] + "\n", "\n")):
+    around = [("", ""), ("\u0130" * 50 + " ", " \u0130"), (FILLER * 30, "\n" + FILLER * 9), (CHINESE[:8] + "\n", "\n")]
+    for before, after in around:
         text = before + item + after
         [hit] = find(text, settings)
         assert settings.sets[hit.evaluation].name == name and hit.share == 1.0 and not hit.near

@@ -104,11 +104,11 @@ TEXTS: dict[str, list[str]] = {
     ],
     "fr": [
         "Le port gela tôt cet hiver-là, et les bateaux de pêche restèrent sur la plage jusqu'à la mi-mars.",
-        "Personne au village ne se souvenait d'un froid aussi long, bien que les plus vieux eussent quatre-vingt-dix ans.",
+        "Personne au village ne se souvenait d'un froid aussi long, bien que les plus vieux eussent cent ans.",
         "Quand la glace céda enfin, les hommes poussèrent les bateaux à l'eau en chantant comme leurs pères.",
     ],
     "es": [
-        "El puerto se heló pronto aquel invierno y las barcas de pesca se quedaron en la playa hasta mediados de marzo.",
+        "El puerto se heló pronto aquel invierno y las barcas de pesca se quedaron en la playa hasta marzo.",
         "Nadie en el pueblo recordaba una helada tan larga, aunque los más viejos tenían ya noventa años cumplidos.",
         "Cuando por fin se rompió el hielo, los hombres empujaron las barcas al agua y cantaron como sus padres.",
     ],

@@ -17,8 +17,8 @@ from .helpers import TEXTS
 
 TRADITIONAL = "那年冬天港口結冰很早，漁船一直停在沙灘上，直到三月中旬纔重新下水，村裡沒有人記得這樣漫長的嚴寒。"
 OTHERS = {
-    "pt": "Naquele inverno o porto gelou cedo e os barcos de pesca ficaram na praia até meados de março, como ninguém lembrava.",
-    "id": "Pada musim dingin itu pelabuhan membeku lebih awal dan perahu nelayan tetap berada di pantai sampai bulan Maret.",
+    "pt": "Naquele inverno o porto gelou cedo e os barcos de pesca ficaram na praia até meados de março, como nunca.",
+    "id": "Pada musim dingin itu pelabuhan membeku lebih awal dan perahu nelayan tetap di pantai sampai Maret.",
     "hi": "उस साल सर्दियों में बंदरगाह जल्दी जम गया और मछली पकड़ने की नावें मार्च के मध्य तक किनारे पर पड़ी रहीं।",
     "th": "ฤดูหนาวปีนั้นท่าเรือกลายเป็นน้ำแข็งเร็วมาก และเรือประมงจอดอยู่บนชายหาดจนถึงกลางเดือนมีนาคม",
     "el": "Εκείνο τον χειμώνα το λιμάνι πάγωσε νωρίς και οι ψαρόβαρκες έμειναν στην παραλία ως τα μέσα του Μαρτίου.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,14 @@ def test_any_ranges_give_every_line_once(tmp_path: Path, data: bytes, cuts: list
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lines, "_BLOCK", block)
         ends = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-        found = [line for start, stop in zip(ends[:-1], ends[1:], strict=True)
+        found = [line for start, stop in pairwise(ends)
                  for line in read_lines(path, start, stop, 1000)]  # fmt: skip
     expected = []
     start = 0
     for line in data.split(b"\n"):  # what a line is, told otherwise
-        if line.strip():
-            expected.append((start, line.removeprefix(b"\xef\xbb\xbf") if start == 0 else line))
+        content = line.removeprefix(b"\xef\xbb\xbf") if start == 0 else line
+        if content.strip():
+            expected.append((start, content))
         start += len(line) + 1
     assert [(line.start, line.data) for line in found] == expected
 
@@ -199,7 +201,8 @@ def test_token_files_that_do_not_fit(tmp_path: Path, byte_tokens: None) -> None:
     path = write_tokens(tmp_path / "a.bin", [[70, 71], [72], [9999], [], [1, 2], [73]], "int32")
     table = np.load(f"{path}.meta")
     table[1, 1] = 5
-    np.save(open(f"{path}.meta", "wb"), table)
+    with open(f"{path}.meta", "wb") as file:
+        np.save(file, table)
     settings_ = settings_for(path, kind="internevo", tokenizer=tmp_path)
     outcomes, counts = read_all(settings_)
     assert [document.text for document in kept(outcomes)] == ["CD", "F"]

@@ -121,8 +121,10 @@ def test_ids_do_not_depend_on_the_file(tmp_path: Path) -> None:
 
 def test_texts_of_a_wet_archive(tmp_path: Path) -> None:
     text = "\n".join(TEXTS["zh"]).encode()
-    record = (f"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: http://a/\r\nWARC-Date: {DATE}\r\n"
-              f"WARC-Record-ID: <urn:uuid:5>\r\nContent-Type: text/plain\r\nContent-Length: {len(text)}\r\n\r\n")  # fmt: skip
+    record = (
+        f"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: http://a/\r\nWARC-Date: {DATE}\r\n"
+        f"WARC-Record-ID: <urn:uuid:5>\r\nContent-Type: text/plain\r\nContent-Length: {len(text)}\r\n\r\n"
+    )
     path = write(tmp_path / "a.warc.wet.gz", record.encode() + text + b"\r\n\r\n")
     [document] = read_all(settings_for(path, kind="warc"))[0]
     assert (document.id, document.text, document.language) == ("s:5", text.decode(), "zh")

