@@ -1,6 +1,7 @@
 # Two commands: `make demo` and `make test`. Each makes .venv, installs what it needs, and does its job.
 
 PYTHON ?= python3
+NAME   ?= family
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 # Named on the command line so that a CPU build that pip can see is taken; the package itself also runs on 2.11 and 2.12.
@@ -20,7 +21,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 
 benchmarks: $(VENV)/.dev
-	$(BIN)/python -m benchmarks family $(ARGS)
+	$(BIN)/python -m benchmarks $(NAME) $(ARGS)
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PuyuLM needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11 ...")'

@@ -52,10 +52,10 @@ def run_tune_long(args: argparse.Namespace) -> None:
 
 
 def _table(tuning: Tuning) -> str:
+    from puyulm.data.report.record_text import one_line
+
     lines = [f"{tuning.feature} of {tuning.domain}, {tuning.bound} {tuning.threshold:.6g}"]
     for sample in tuning.borderline:
-        start = " ".join(sample.text[:200].split())[:60]
-        lines.append(
-            f"{sample.value:>14.6g}  {'kept' if sample.passes else 'dropped':<8} {sample.id[:40]:<40}  {start}"
-        )
+        start, name = one_line(sample.text[:200])[:60], one_line(sample.id)[:40]
+        lines.append(f"{sample.value:>14.6g}  {'kept' if sample.passes else 'dropped':<8} {name:<40}  {start}")
     return "\n".join(lines)

@@ -163,14 +163,19 @@ def _decode(args: argparse.Namespace) -> None:
 
 
 def _read(paths: Sequence[Path]) -> Iterator[LabelledText]:
-    """The texts of files, and of the shards in folders."""
+    """The texts of files, and of the shards in folders; of a pipeline's stage, what it kept."""
     from puyulm.data.documents import read_documents
+    from puyulm.data.pipeline.run import PIPELINE_FILE
+    from puyulm.data.pipeline.stage import DROPPED_FOLDER
     from puyulm.text.sample import LabelledText, read_labelled_texts
 
     for path in paths:
         files = [path]
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(_SHARDS))
+            if (path / PIPELINE_FILE).is_file():
+                raise TokenizerError(f"{path} holds all stages of a run: give the folder of one, such as its last")
+            found = (p for p in path.rglob("*") if p.is_file() and p.name.endswith(_SHARDS))
+            files = sorted(p for p in found if DROPPED_FOLDER not in p.relative_to(path).parts[:-1])
             if not files:
                 raise TokenizerError(f"{path}: no {', '.join(_SHARDS)} in this folder")
         for file in files:

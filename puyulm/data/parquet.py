@@ -85,7 +85,10 @@ def _document(record: dict[str, Any], path: Path, row: int) -> Document:
     for name in _JSON:
         value = record.get(name)
         if isinstance(value, str):
-            record[name] = json.loads(value) if value else {}
+            try:
+                record[name] = json.loads(value) if value else {}
+            except ValueError as error:
+                raise DataError(f"{path}, row {row}: {name} is not JSON ({error})") from error
         elif not isinstance(value, dict):
             record.pop(name, None)
     known = {name: value for name, value in record.items() if value is not None}

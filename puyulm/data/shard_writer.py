@@ -195,7 +195,7 @@ def write_meta(
             **{name: sum(shard[name] for shard in shards) for name in ("documents", "tokens", "bytes")},
             **facts, "sources": [asdict(source) for source in sources], "shards": list(shards)}  # fmt: skip
     with replacing(folder / META_FILE) as path:
-        path.write_text(json.dumps(meta, ensure_ascii=False, indent=1), encoding="utf-8")
+        path.write_text(json.dumps(meta, ensure_ascii=False, indent=1), encoding="utf-8", errors="backslashreplace")
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:

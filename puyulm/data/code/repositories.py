@@ -26,6 +26,7 @@ from puyulm.data.documents import Document, document_from_record, read_documents
 from puyulm.data.extras import needs
 from puyulm.data.pipeline.counts import Counts, Outcome
 from puyulm.data.pipeline.stage import StageRun, group_by_size, write_outcomes
+from puyulm.errors import DataError
 
 RUN_CHARACTERS = 32_000_000  # of text in a sorted run: what a task of the first phase holds
 PARTS = "parts"
@@ -132,19 +133,22 @@ def _merge(
 
 
 def _read_segment(path: Path, first: int, length: int) -> Iterator[Document]:
-    """The documents of one frame, read in small pieces."""
+    """The documents of one frame, read in small pieces; between them the file is closed, since there may be many."""
     decompressor = needs("zstandard", "zstandard").ZstdDecompressor().decompressobj()
     held: list[bytes] = []  # pieces of a line that goes on
-    with path.open("rb") as file:
-        file.seek(first)
-        while length:
-            piece = file.read(min(length, 1 << 16))
-            length -= len(piece)
-            *lines, rest = decompressor.decompress(piece).split(b"\n")
-            for line in lines:
-                yield _from_line(b"".join([*held, line]))
-                held = []
-            held.append(rest)
+    end = first + length
+    while first < end:
+        with path.open("rb") as file:
+            file.seek(first)
+            piece = file.read(min(end - first, 1 << 16))
+        if not piece:
+            raise DataError(f"{path} ends early: run the same command again")
+        first += len(piece)
+        *lines, rest = decompressor.decompress(piece).split(b"\n")
+        for line in lines:
+            yield _from_line(b"".join([*held, line]))
+            held = []
+        held.append(rest)
 
 
 def _sort_key(document: Document) -> tuple[Repository, bool, str, str]:

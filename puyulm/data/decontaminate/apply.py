@@ -51,9 +51,11 @@ def _task(
     def read() -> Iterator[Outcome]:
         for batch in batches(document for path in paths for document in read_documents(path)):
             counts.add_input(sum(document.num_bytes for document in batch), len(batch))
-            for outcome in transform(batch):
+            for given, outcome in zip(batch, transform(batch), strict=True):
                 document = outcome.document if isinstance(outcome, Dropped) else outcome
-                for name in dict.fromkeys(hit["set"] for hit in document.metadata.get(METADATA, ())):
+                # Without a hit it is the document as it came, which may have the mark of an earlier stage.
+                hits = document.metadata[METADATA] if document is not given else ()
+                for name in dict.fromkeys(hit["set"] for hit in hits):
                     counts.note(f"documents with text of {name}")
                 yield outcome
 

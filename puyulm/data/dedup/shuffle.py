@@ -8,6 +8,7 @@ that they may take, so that they do not depend on the number of workers, and rec
 from __future__ import annotations
 
 import functools
+import resource
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,7 +26,7 @@ Records = npt.NDArray[np.uint64]
 BLOCK = 512  # records under one check sum
 COPIES = 6  # of its records that a task holds while it sorts and works on them
 KEYS = 1 << 64
-_MAPPED = 4096  # runs that a reader keeps open
+_MAPPED = 4096  # runs that a reader keeps open, at most: each takes a file descriptor
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,9 @@ class Runs:
     def __init__(self, runs: Sequence[Run], width: int, memory: int) -> None:
         self._runs, self._width = runs, width
         self._limit = max(1, memory // (8 * width * COPIES))
-        self._map = functools.lru_cache(maxsize=_MAPPED)(_map_run)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        kept = min(_MAPPED, most // 2) if most >= 0 else _MAPPED
+        self._map = functools.lru_cache(maxsize=kept)(_map_run)
 
     def batches(self, low: int, high: int) -> Iterator[Batch]:
         """All records of a range in order of their keys, as many at a time as fit in memory."""

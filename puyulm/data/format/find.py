@@ -29,7 +29,9 @@ _KINDS = {
     ".tex": "text", ".org": "text", ".adoc": "text", ".md": "markdown", ".markdown": "markdown",
 }  # fmt: skip
 _COMPRESSED = {".gz": ("warc", "jsonl", "html", "text", "markdown"), ".zst": ("jsonl", "html", "text", "markdown")}
-_PAGE_START = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", re.I | re.DOTALL)
+_PAGE_START = re.compile(
+    rb"\s*(?:<\?xml[^>]*>\s*)?(?:(?><!--.*?-->)\s*+)*+<(?:!doctype\s+html|html)\b", re.I | re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,9 @@ def find_pieces(inputs: Sequence[InputSettings]) -> list[Piece]:
     pieces: dict[tuple[str, str], Piece] = {}
     for index, settings in enumerate(inputs):
         for piece in _in_input(settings, index):
-            other = pieces.setdefault((piece.source, piece.name), piece)
+            # What is skipped becomes no document, so that its name need not be its own: every package has a cache.
+            name = str(piece.path) if piece.kind == "skipped" else piece.name
+            other = pieces.setdefault((piece.source, name), piece)
             if other is not piece and (other.input != index or other.path.resolve() != piece.path.resolve()):
                 raise DataError(f"{other.path} and {piece.path} would both be called {piece.name!r} in the source "
                                 f"{piece.source!r}: make them two inputs, each with a source of its own")  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -158,8 +159,10 @@ def _entries(repository: Path, revision: str) -> Iterator[_Entry]:
 @contextmanager
 def _blobs(repository: Path) -> Iterator[_ReadBlob]:
     """Gives a function that reads a blob by its name, or None where it is missing, out of one process of git."""
-    command = [*_command(repository), "cat-file", "--batch"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as git:
+    command, environment = [*_command(repository), "cat-file", "--batch"], _environment(repository)
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    ) as git:
         assert git.stdin is not None and git.stdout is not None
         yield _ReadBlob(git.stdin, git.stdout)
         git.stdin.close()
@@ -178,12 +181,20 @@ class _ReadBlob:
 
 
 def _git(repository: Path, *arguments: str) -> bytes:
-    done = subprocess.run([*_command(repository), *arguments], capture_output=True, check=False)
+    command = [*_command(repository), *arguments]
+    done = subprocess.run(command, capture_output=True, check=False, env=_environment(repository))
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise DataError(f"git cannot read {repository} ({said[0] if said else 'it says nothing'}): "
                         "give a repository with at least one commit")  # fmt: skip
     return done.stdout
+
+
+def _environment(repository: Path) -> dict[str, str]:
+    """So that git reads this repository: not one of a folder above, not one that a variable names, nothing remote."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or "CONFIG" in name}
+    ceiling = str(repository.absolute().parent)
+    return {**kept, "GIT_CEILING_DIRECTORIES": ceiling, "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"}
 
 
 def _command(repository: Path) -> list[str]:

@@ -73,28 +73,18 @@ def response_record(
 
 def _outcome(raw: RawRecord, warc: Any, piece: Piece, settings: FormatSettings, counts: Counts) -> Outcome | None:
     """What becomes of a whole record; None if it is skipped, and counted so."""
+    kinds = warc.WarcRecordType
     try:
-        record = warc.WarcRecord.from_bytes(raw.data)
-        kinds = warc.WarcRecordType
-        if record.record_type not in (kinds.response, kinds.resource, kinds.conversion):
-            counts.add_input(raw.size, documents=0)
-            counts.note("records about records")
-            return None
-        if record.is_http and record.record_type == kinds.response:
-            record.parse_http(auto_decode="all")
-            if record.http_headers.status_code != 200:
-                skip(counts, "status other than 200", raw.size)
-                return None
-        kind = _content_type(record, kinds)
-        if kind and kind not in PAGE_TYPES and not (record.record_type == kinds.conversion and kind == "text/plain"):
-            skip(counts, "not a page", raw.size)
-            return None
-        body = _body(record, settings.max_item_bytes)
+        record, skipped, body = _opened(raw, warc, settings.max_item_bytes)
     except (OSError, ValueError, EOFError):
         counts.add_input(raw.size)
         return quarantined(piece, raw.place, Reason.DAMAGED_RECORD, raw.data)
-    if not kind and not _looks_like_page(body):
-        skip(counts, "not a page", raw.size)
+    if record.record_type not in (kinds.response, kinds.resource, kinds.conversion):
+        counts.add_input(raw.size, documents=0)
+        counts.note("records about records")
+        return None
+    if skipped:
+        skip(counts, skipped, raw.size)
         return None
     counts.add_input(raw.size)
     plain = record.record_type == kinds.conversion
@@ -106,14 +96,44 @@ def _outcome(raw: RawRecord, warc: Any, piece: Piece, settings: FormatSettings, 
     return _document(record, text, raw, piece, settings)
 
 
-def _content_type(record: Any, kinds: Any) -> str:
-    """The type that a record's content says it has, lower-cased and without parameters; empty if it says none."""
-    text = record.http_content_type if record.record_type == kinds.response else record.headers.get("Content-Type")
-    return (text or "").partition(";")[0].strip().lower()
+def _opened(raw: RawRecord, warc: Any, limit: int) -> tuple[Any, str, bytes]:
+    """The record, why it is skipped (or nothing), and its payload as the HTTP header says that it is coded.
+
+    Raises:
+        OSError: It is damaged. A page that declares a coding and has none is not: some servers send such.
+    """
+    try:
+        return _open(raw, warc, limit, "all")
+    except OSError:
+        record, skipped, body = _open(raw, warc, limit, "none")
+        if skipped or not _looks_like_page(body):
+            raise
+        return record, skipped, body
 
 
-def _body(record: Any, limit: int) -> bytes:
-    """The payload, decompressed, at most one byte longer than `limit`."""
+def _open(raw: RawRecord, warc: Any, limit: int, decode: str) -> tuple[Any, str, bytes]:
+    record, kinds = warc.WarcRecord.from_bytes(raw.data), warc.WarcRecordType
+    wanted: tuple[str, ...] = PAGE_TYPES
+    if record.record_type == kinds.response:
+        if record.is_http:
+            record.parse_http(auto_decode=decode)
+            if record.http_headers.status_code != 200:
+                return record, "status other than 200", b""
+        text = record.http_content_type
+    elif record.record_type in (kinds.resource, kinds.conversion):
+        text = record.headers.get("Content-Type")
+        wanted = ("text/plain",) if record.record_type == kinds.conversion else PAGE_TYPES
+    else:
+        return record, "", b""
+    kind = (text or "").partition(";")[0].strip().lower()
+    if kind and kind not in wanted:
+        return record, "not a page", b""
+    body = _read(record, limit)
+    return record, "" if kind or _looks_like_page(body) else "not a page", body
+
+
+def _read(record: Any, limit: int) -> bytes:
+    """The payload, at most one byte longer than `limit`."""
     parts: list[bytes] = []
     size = 0
     while size <= limit and (part := record.reader.read(min(limit + 1 - size, 1 << 20))):

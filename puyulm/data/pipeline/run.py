@@ -76,11 +76,12 @@ def run_pipeline(recipe: DataRecipe, executor: Executor | None = None, until: st
     try:
         with _locked(recipe.out):
             _write_plan(recipe)
-            fingerprint = ""
+            previous = ""
             for number, step in enumerate(steps, start=1):
-                fingerprint = _fingerprint(recipe, step, fingerprint)
+                fingerprint = _fingerprint(recipe, step, previous)
                 before = results[-1].folder if results else None
-                results.append(_run_step(recipe, number, step, fingerprint, before, own))
+                results.append(_run_step(recipe, number, step, fingerprint, previous, before, own))
+                previous = fingerprint
                 print(summary_line(results[-1]), file=sys.stderr, flush=True)
     finally:
         if executor is None:
@@ -89,7 +90,7 @@ def run_pipeline(recipe: DataRecipe, executor: Executor | None = None, until: st
 
 
 def load_results(out: Path) -> list[StageResult]:
-    """The finished stages of a run, in order.
+    """The finished stages of a run, in order; none that was made from an earlier state of the stage before it.
 
     Raises:
         DataError: There is no run.
@@ -98,7 +99,15 @@ def load_results(out: Path) -> list[StageResult]:
         names = json.loads((out / PIPELINE_FILE).read_text(encoding="utf-8"))["stages"]
     except (OSError, ValueError, KeyError):
         raise DataError(f"no pipeline at {out} ({PIPELINE_FILE} is missing): run one with puyu data run") from None
-    return [result for name in names if (result := _finished(out / name)) is not None]
+    results: list[StageResult] = []
+    before: str | None = ""
+    for name in names:
+        state = _state(out / name)
+        stale = before is None or state.get("previous", before) != before
+        result = None if stale else _finished(out / name)
+        before = state.get("fingerprint", "") if result is not None else None
+        results += [result] if result is not None else []
+    return results
 
 
 def summary_line(result: StageResult) -> str:
@@ -124,8 +133,9 @@ def make_executor(recipe: DataRecipe) -> Executor:
 
 
 def _run_step(
-    recipe: DataRecipe, number: int, step: Step, fingerprint: str, before: Path | None, executor: Executor
-) -> StageResult:
+    recipe: DataRecipe, number: int, step: Step, fingerprint: str, previous: str, before: Path | None,
+    executor: Executor,
+) -> StageResult:  # fmt: skip
     folder = recipe.out / f"{number:02d}-{step.label}"
     state = _state(folder)
     if state.get("fingerprint") == fingerprint and (result := _finished(folder)) is not None:
@@ -136,8 +146,8 @@ def _run_step(
         raise DataError(f"{folder} holds other files than a stage's: move them away")
     for stale in folder.rglob(".*.partial"):  # of a killed run
         stale.unlink(missing_ok=True)
-    facts = {"version": VERSION, "fingerprint": fingerprint, "label": step.label, "kind": step.kind,
-             "settings": recipe_dict(step.settings)}  # fmt: skip
+    facts = {"version": VERSION, "fingerprint": fingerprint, "previous": previous, "label": step.label,
+             "kind": step.kind, "settings": recipe_dict(step.settings)}  # fmt: skip
     _write_json(folder / STAGE_FILE, {**facts, "done": False})
     started = time.monotonic()
     inputs = shards_in(before) if before is not None else []
@@ -148,11 +158,18 @@ def _run_step(
         step.settings,
         StageRun(step.label, folder, inputs, before, executor, recipe.shards, int(recipe.task_mb * 1e6), recipe.seed),
     )
-    tasks = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / TASKS_FOLDER).glob("*.json"))]
-    counts = Counts.merged(task["counts"] for task in tasks if "counts" in task)
-    peak = max((task["peak_memory"] for task in tasks), default=0)
+    peaks = [0]
+
+    def parts() -> Iterator[dict[str, Any]]:
+        for path in sorted((folder / TASKS_FOLDER).glob("*.json")):
+            task = json.loads(path.read_text(encoding="utf-8"))
+            peaks.append(task["peak_memory"])
+            if "counts" in task:
+                yield task["counts"]
+
+    counts = Counts.merged(parts())
     _write_json(folder / STAGE_FILE, {
-        **facts, "done": True, "seconds": time.monotonic() - started, "peak_memory": peak,
+        **facts, "done": True, "seconds": time.monotonic() - started, "peak_memory": max(peaks),
         "workers": executor.workers, "counts": asdict(counts),
     })  # fmt: skip
     result = _finished(folder)

@@ -89,7 +89,8 @@ class StageRun:
         is there already is not run again. A result's entry "files" (path below the stage's folder -> size) is checked
         then: a task whose files are gone or have another size runs again. So a function must write its files whole
         (`replacing`, `write_outcomes`), choose the same contents each time, and change nothing that another reads. A
-        result's entry "counts" holds `Counts`, as a mapping; the stage's figures are their sum over all phases.
+        result's entry "counts" holds `Counts`, as a mapping; the stage's figures are their sum over all phases. What is
+        returned lacks it: samples of documents of a million tasks would fill the memory.
 
         Args:
             phase: Names the results; one word, different for each call.
@@ -113,9 +114,9 @@ class StageRun:
                 result["input_bytes"] = sizes[number] if unit == "B" else 0
                 with replacing(marks[number]) as path:
                     path.write_text(json.dumps(result, ensure_ascii=True), encoding="utf-8")
-                results[number] = result
                 if "counts" in result:
-                    counts.merge(Counts(**result["counts"]))
+                    counts.merge(Counts(**result.pop("counts")))
+                results[number] = result
                 progress.advance(sizes[number], note=_pace(counts, time.monotonic() - started))
         return [result for result in results if result is not None]
 
@@ -128,7 +129,7 @@ class StageRun:
             path = self.folder / name
             if not path.is_file() or path.stat().st_size != size:
                 return None
-        return dict(result)
+        return {name: value for name, value in result.items() if name != "counts"}
 
 
 def run_stage(settings: Any, stage: StageRun) -> None:
@@ -186,7 +187,8 @@ def write_outcomes(
 
 def shards_in(folder: Path) -> list[Path]:
     """The shards of documents in a stage's folder, in order."""
-    return sorted(p for p in folder.glob("[0-9]*") if p.name.partition(".")[2] in ("jsonl.zst", "parquet", "jsonl.gz"))
+    found = (p for p in folder.glob("[0-9]*") if p.name.partition(".")[2] in ("jsonl.zst", "parquet", "jsonl.gz"))
+    return sorted(found, key=lambda path: (len(path.name), path.name))  # 99999 before 100000
 
 
 def group_by_size(paths: Sequence[Path], target: int) -> list[list[Path]]:
@@ -255,5 +257,11 @@ def _pace(counts: Counts, seconds: float) -> str:
 
 def clear_stage(folder: Path) -> None:
     """Removes an earlier run of a stage; only a folder that a run made is touched."""
-    if (folder / STAGE_FILE).is_file():
-        shutil.rmtree(folder)
+    if not (folder / STAGE_FILE).is_file():
+        return
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != STAGE_FILE:  # last: with it, a run that is killed here is still known for one
+            path.unlink()
+    shutil.rmtree(folder)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from puyulm.data.documents import Document
 from puyulm.data.safe import blocklists
-from puyulm.data.safe.masking import mask
+from puyulm.data.safe.masking import PLACEHOLDERS, mask
 from puyulm.data.safe.wordlists import WordList, load_words
 
 if TYPE_CHECKING:
@@ -75,8 +75,10 @@ def mask_document(document: Document, settings: SafeSettings, placeholders: Mapp
     text, counts = mask(document.text, kinds, placeholders)
     if not counts:
         return document
-    earlier = dict(document.metadata.get("masked", {}))
-    total = {kind: earlier.get(kind, 0) + counts.get(kind, 0) for kind in {**earlier, **counts}}
+    masked = document.metadata.get("masked")
+    earlier = masked if isinstance(masked, Mapping) else {}
+    known = {kind: number for kind, number in earlier.items() if kind in PLACEHOLDERS and isinstance(number, int)}
+    total = {kind: known.get(kind, 0) + counts.get(kind, 0) for kind in {**known, **counts}}
     return replace(document, text=text, metadata={**document.metadata, "masked": total})
 
 

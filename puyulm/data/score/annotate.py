@@ -81,7 +81,7 @@ class MergeReport:
             f"trained on {self.trained_on:,} labelled texts",
             f"of {self.earlier:,} texts annotated in earlier rounds {len(self.wrong):,} are classified otherwise:",
         ]
-        lines += [f"  round {w['round']} {w['id']}: {w['label']}, found {w['found']} (score {w['score']:.3f})"
+        lines += [f"  round {w['round']} {spelled(w['id'])}: {w['label']}, found {w['found']} (score {w['score']:.3f})"
                   f"{'' if w['trained_on'] else ', not trained on'}" for w in self.wrong]  # fmt: skip
         lines += [f"{'language':<16}{'texts':>7}{'accuracy':>10}{'kappa':>8}  used" if self.agreement else
                   "no validation set: the scorer may be used for all languages"]  # fmt: skip

@@ -90,7 +90,8 @@ def apply_scorers(documents: Sequence[Document], scorers: Sequence[LoadedScorer]
             document = outcomes[i]
             assert isinstance(document, Document)
             if score != score:
-                unscored = [*document.metadata.get("unscored", []), name]
+                earlier = document.metadata.get("unscored")
+                unscored = [*(earlier if isinstance(earlier, list) else []), name]
                 outcomes[i] = replace(document, metadata={**document.metadata, "unscored": unscored})
                 continue
             document = replace(document, scores={**document.scores, name: score})

@@ -75,7 +75,8 @@ class ScorerReport:
         for label, found in self.ngrams.items():
             lines += ["", f"speaks for {label!r}: " + " ".join(repr(gram) for gram in found)]
         lines += ["", f"Errors ({len(self.errors)} shown):"]
-        lines += [f"  {e['label']} taken for {e['found']} (score {e['score']:.3f}): {' '.join(e['text'].split())[:200]}"
+        lines += [f"  {e['label']} taken for {e['found']} (score {e['score']:.3f}): "
+                  f"{spelled(' '.join(e['text'].split())[:200])}"
                   for e in self.errors]  # fmt: skip
         return "\n".join(lines) + "\n"
 

@@ -142,7 +142,7 @@ def test_words_of_a_font_without_a_space(tmp_path: Path) -> None:
         b"/Resources << /Font << /F1 5 0 R >> >> >>",
         stream(text), b"<< /Type /Font /Subtype /Type0 /BaseFont /X /Encoding /Identity-H /DescendantFonts [6 0 R] "
         b"/ToUnicode 7 0 R >>", b"<< /Type /Font /Subtype /CIDFontType2 /BaseFont /X /CIDSystemInfo << /Registry "
-        b"(Adobe) /Ordering (Identity) /Supplement 0 >> /W [1 26 500] >>", stream(unicode_map),
+        b"(Adobe) /Ordering (Identity) /Supplement 0 >> /W [1 26 500 32 32 1000] >>", stream(unicode_map),
     ]))  # fmt: skip
     [document] = kept(read_all(settings_for(tmp_path / "a.pdf"))[0])
     assert document.text == "the long wintera"

@@ -56,8 +56,13 @@ def test_utf16_without_a_mark_needs_its_declaration() -> None:
     assert decode_page("plain <b>text</b>".encode("utf-16-le"), "utf-16le") == "plain <b>text</b>"
 
 
-def test_characters_outside_gb2312_in_pages_that_declare_it() -> None:
-    assert decode_page("镕基".encode("gbk"), "gb2312") == "镕基"
+def test_characters_beyond_what_the_declared_standard_has() -> None:
+    for text, charset, declared in (
+        ("镕基", "gbk", "gb2312"),
+        ("㐀𠀀字", "gb18030", "gbk"),
+        ("①髙", "cp932", "shift_jis"),
+    ):
+        assert decode_page(text.encode(charset), declared) == text
 
 
 def test_a_wrong_declaration_gives_way_to_what_makes_sense() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puyulm.data.format.find import find_pieces
+from puyulm.data.format.find import find_pieces, kind_by_bytes
 from puyulm.data.format.pieces import Piece, cut, group
 from puyulm.data.format.read import plan_tasks
 from puyulm.data.format.settings import FormatSettings, InputSettings
@@ -58,6 +58,11 @@ def test_kinds_by_names_and_first_bytes(tmp_path: Path) -> None:
         "sub/read.md": "markdown", "corpus/sub/tool.py": "tree",
     }  # fmt: skip
     assert {piece.source for piece in pieces} == {"corpus"}
+
+
+def test_many_comments_before_no_page(tmp_path: Path) -> None:
+    (tmp_path / "comments").write_bytes(b"<!-- -->" * 500 + b"no page")  # in time that is not exponential
+    assert kind_by_bytes(tmp_path / "comments") == "text"
 
 
 def test_a_folder_of_everything(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pycld2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,6 +39,13 @@ def test_chinese_in_either_script_is_chinese() -> None:
 
 @pytest.mark.parametrize("text", ["", " \n", "12 345 67.8", "xqzt", "\x00\x01\ud800", "。。。"])
 def test_what_is_no_language_is_undetermined(text: str) -> None:
+    assert detect_languages([text]) == ["und"]
+
+
+def test_an_unsure_guess_is_none() -> None:
+    text = "\n\n".join([TEXTS["ru"][0], *TEXTS["ru"]])  # CLD2 leaves out what is repeated
+    reliable, _, guesses = pycld2.detect(text, isPlainText=True)
+    assert not reliable and guesses[0][1] == "ru"
     assert detect_languages([text]) == ["und"]
 
 

@@ -50,6 +50,9 @@ def test_any_ranges_give_the_same_documents(tmp_path: Path, cuts: list[int]) -> 
     pq.write_table(table(50), path, row_group_size=7)
     settings_ = settings_for(path)
     assert read_ranges(settings_, cuts)[0] == read_ranges(settings_, [])[0]
+    groups = pq.ParquetFile(path).metadata
+    exact = [groups.row_group(i).column(0).dictionary_page_offset for i in range(groups.num_row_groups)]
+    assert read_ranges(settings_, exact)[0] == read_ranges(settings_, [])[0]
     assert len(kept(read_ranges(settings_, cuts)[0])) == 50
 
 

@@ -116,6 +116,13 @@ def test_commits_are_watched(repository: Path) -> None:
 
 
 @needs_git
+def test_a_folder_inside_a_repository_is_none(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_DIR", str(repository / ".git"))
+    with pytest.raises(DataError, match="git cannot read"):
+        read_all(settings_for(repository / "src", kind="git"))
+
+
+@needs_git
 def test_what_is_no_repository(tmp_path: Path) -> None:
     for folder in (tmp_path / "plain", tmp_path / "without commit"):
         folder.mkdir()

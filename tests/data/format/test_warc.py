@@ -78,11 +78,12 @@ def test_bodies_as_servers_send_them(tmp_path: Path) -> None:
         response_record("http://a/3", DATE, ENGLISH, "application/xhtml+xml"),
         response_record("http://a/4", DATE, ENGLISH, "TEXT/HTML;charset=utf-8"),
         response_record("http://a/5", DATE, ENGLISH).replace(b"Content-Type: text/html", b"X-Content-T: text/html"),
-        response_record("http://a/6", DATE, b"no chunk", headers="Transfer-Encoding: chunked\r\n"),
-        response_record("http://a/7", DATE, zlib.compress(ENGLISH)[:50], headers="Content-Encoding: gzip\r\n"),
+        response_record("http://a/6", DATE, ENGLISH, headers="Content-Encoding: gzip\r\n"),
+        response_record("http://a/7", DATE, b"no chunk", headers="Transfer-Encoding: chunked\r\n"),
+        response_record("http://a/8", DATE, zlib.compress(ENGLISH)[:50], headers="Content-Encoding: gzip\r\n"),
     )
     outcomes, _ = read_all(settings_for(path))
-    assert [document.url[-1] for document in kept(outcomes)] == list("12345")
+    assert [document.url[-1] for document in kept(outcomes)] == list("123456")
     assert len({document.text for document in kept(outcomes)}) == 1
     assert reasons(outcomes) == ["quarantine: damaged WARC record"] * 2
 

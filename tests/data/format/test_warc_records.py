@@ -136,6 +136,16 @@ def test_a_damaged_member_is_skipped(tmp_path: Path) -> None:
         assert found[2].place == f"#{len(members[0]) + len(members[1])}"
 
 
+def test_a_member_that_breaks_at_once_costs_nothing_before_it(tmp_path: Path) -> None:
+    records = records_of([b"a" * 100, b"b" * 100, b"c" * 100])
+    broken = gzip.compress(b"no record at all, and damaged", mtime=0)[:-12] + b"\xff" * 12
+    members = [gzip.compress(record, mtime=0) for record in records]
+    path = write(tmp_path, "a member each", members[0] + broken + members[1] + members[2])
+    for cuts in ([], [len(members[0]), len(members[0]) + 10]):
+        found = in_ranges(path, cuts)
+        assert good(found) == [record[:-4] for record in records] and problems(found) == [Reason.DAMAGED_COMPRESSION]
+
+
 def test_a_length_that_lies_does_not_hide_the_records_behind(tmp_path: Path) -> None:
     records = records_of([b"a" * 100, b"b" * 100, b"c" * 100])
     lying = records[1].replace(b"Content-Length: 14", b"Content-Length: 34")
