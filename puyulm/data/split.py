@@ -43,5 +43,7 @@ def within_bytes(documents: Iterable[Document], max_bytes: int) -> list[Document
 
 
 def _position(document_id: str, purpose: str) -> float:
-    digest = hashlib.blake2b(document_id.encode("utf-8", "surrogatepass"), digest_size=8, person=purpose.encode()[:16]).digest()
+    digest = hashlib.blake2b(
+        document_id.encode("utf-8", "surrogatepass"), digest_size=8, person=purpose.encode()[:16]
+    ).digest()
     return int.from_bytes(digest, "big") / 2**64

@@ -54,3 +54,11 @@ def test_without_text(tmp_path: Path) -> None:
     (tmp_path / "y.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(DataError, match="cannot be read as parquet"):
         list(read_documents(tmp_path / "y.parquet"))
+
+
+def test_scores_of_others_that_are_no_json(tmp_path: Path) -> None:
+    from pyarrow import parquet as writer
+
+    writer.write_table(arrow.table({"text": ["a", "b"], "scores": ["", "high"]}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"x\.parquet, row 1: scores is not JSON"):
+        list(read_documents(tmp_path / "x.parquet"))

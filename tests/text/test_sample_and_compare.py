@@ -132,6 +132,18 @@ def test_training_on_folders_of_shards_by_weights(
     assert "no .jsonl, .jsonl.gz, .jsonl.zst, .parquet in this folder" in capsys.readouterr().err
 
 
+def test_training_on_a_stage_takes_what_it_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stage = tmp_path / "run" / "02-clean"
+    write_documents(stage / "00000.jsonl.zst", [Document("a", made_text(40), "en", "web")])
+    write_documents(stage / "dropped" / "00000.jsonl.zst", [Document("b", made_text(40), "en", "rubbish")])
+    arguments = ["--vocab-size", "400", "--kind", "bytelevel", "--out", str(tmp_path / "out")]
+    assert main(["tokenizer", "train", str(stage), *arguments, "--weights", "web=0.5,rubbish=0.5"]) == 2
+    assert "no text of rubbish" in capsys.readouterr().err
+    (tmp_path / "run" / "pipeline.json").write_text("{}")
+    assert main(["tokenizer", "train", str(tmp_path / "run"), *arguments]) == 2
+    assert "holds all stages of a run: give the folder of one" in capsys.readouterr().err
+
+
 def test_comparing_on_the_command_line(
     shards: Path, tmp_path: Path, sentencepiece_folder: Path, bytelevel_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

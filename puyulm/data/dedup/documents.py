@@ -39,7 +39,7 @@ from puyulm.data.dedup.minhash import band_keys, sign
 from puyulm.data.dedup.pairs import find_equal, find_pairs, verify_pairs
 from puyulm.data.dedup.report import member_of, shown_members, write_clusters
 from puyulm.data.dedup.settings import DedupSettings
-from puyulm.data.dedup.shuffle import Run, RunWriter, partitions
+from puyulm.data.dedup.shuffle import Run, RunWriter, partitions, runs_of
 from puyulm.data.documents import Document
 from puyulm.data.pipeline.counts import Counts, Dropped, Outcome
 from puyulm.data.pipeline.stage import StageRun, write_outcomes
@@ -63,7 +63,7 @@ def run_documents(settings: DedupSettings, stage: StageRun) -> None:
     signed = stage.map("sign", partial(sign_documents, settings=settings, folder=folder), groups, sizes)
     documents = [count for result in signed for count in result["documents"]]
     shards = tuple(IndexedShard(shard_stem(folder, number), count) for number, count in enumerate(documents))
-    runs = _runs(folder, signed)
+    runs = runs_of(folder, signed)
     if not sum(documents):
         write_index(settings, folder, documents, runs)
         return
@@ -106,7 +106,7 @@ def _find_edges(
         "match", partial(find_pairs, runs=everything, folder=folder, memory=memory), list(enumerate(ranges)),
         _shares(records, 2, ranges),
     )  # fmt: skip
-    pairs = _runs(folder, matched)
+    pairs = runs_of(folder, matched)
     records = sum(run.records for run in pairs)
     ranges = _item_ranges(DocumentIndex(shards), len(partitions(records, 2, memory)))
     verify = partial(
@@ -119,10 +119,6 @@ def _find_edges(
 def _shares(records: int, width: int, ranges: Sequence[object]) -> list[int]:
     """About how many bytes of records each range has, for the progress display."""
     return [records * width * 8 // len(ranges)] * len(ranges)
-
-
-def _runs(folder: Path, results: Sequence[Mapping[str, Any]]) -> list[Run]:
-    return [Run(folder / name, records) for result in results for name, records in result["runs"]]
 
 
 def _item_ranges(index: DocumentIndex, count: int) -> list[tuple[int, int]]:

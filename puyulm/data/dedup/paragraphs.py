@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from puyulm.data.dedup.index import ROW_BITS, date_key
 from puyulm.data.dedup.inputs import Group, folded, groups_of, numbered_batches, shortened
 from puyulm.data.dedup.report import TEXT_CHARACTERS
 from puyulm.data.dedup.settings import DedupSettings, ParagraphSettings
-from puyulm.data.dedup.shuffle import Run, Runs, RunWriter, first_of_each, partitions
+from puyulm.data.dedup.shuffle import Run, Runs, RunWriter, first_of_each, partitions, runs_of
 from puyulm.data.documents import Document, replacing
 from puyulm.data.pipeline.counts import Counts, Outcome
 from puyulm.data.pipeline.stage import StageRun, write_outcomes
@@ -57,7 +57,7 @@ def run_paragraphs(settings: DedupSettings, stage: StageRun) -> None:
     folder, memory = stage.folder, settings.memory
     groups, sizes = groups_of(stage)
     hashed = stage.map("hash", partial(hash_paragraphs, settings=settings, folder=folder), groups, sizes)
-    runs = _runs(folder, hashed)
+    runs = runs_of(folder, hashed)
     records = sum(run.records for run in runs)
     ranges = partitions(records, WIDTH, memory // 2)
     match = partial(
@@ -66,7 +66,7 @@ def run_paragraphs(settings: DedupSettings, stage: StageRun) -> None:
     matched = stage.map("match", match, list(enumerate(ranges)), [records * WIDTH * 8 // len(ranges)] * len(ranges))
     frequent = sorted(Frequent(*entry) for result in matched for entry in result["frequent"])[:MOST]
     cut = partial(
-        cut_group, settings=settings.paragraphs, runs=_runs(folder, matched), memory=memory, folder=folder,
+        cut_group, settings=settings.paragraphs, runs=runs_of(folder, matched), memory=memory, folder=folder,
         suffix=stage.suffix, shown={(entry.item, entry.number) for entry in frequent},
     )  # fmt: skip
     results = stage.map("filter", cut, groups, sizes)
@@ -228,7 +228,3 @@ def _shown(document: Document, item: int, shown: set[tuple[int, int]], unit: str
 def _hash(paragraph: str) -> int:
     raw = folded(paragraph).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little")
-
-
-def _runs(folder: Path, results: Sequence[Mapping[str, Any]]) -> list[Run]:
-    return [Run(folder / name, records) for result in results for name, records in result["runs"]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -189,6 +189,11 @@ class Runs:
         if run.shift:
             records[1] += np.uint64(run.shift)
         return records
+
+
+def runs_of(folder: Path, results: Sequence[Mapping[str, Any]]) -> list[Run]:
+    """The runs that tasks wrote below a stage's folder, as `RunWriter.finish` tells them, in the tasks' order."""
+    return [Run(folder / name, records) for result in results for name, records in result["runs"]]
 
 
 def partitions(records: int, width: int, memory: int) -> list[tuple[int, int]]:

@@ -35,15 +35,18 @@ class StageCost:
     shuffled_bytes: float
 
 
-def estimate(results: Sequence[StageResult], input_bytes: float) -> list[StageCost]:
-    """Scales a finished run to `input_bytes` of raw input.
+def estimate(results: Sequence[StageResult], input_bytes: float = 0.0, documents: float = 0.0) -> list[StageCost]:
+    """Scales a finished run to so many bytes of input files, or to so many documents (pages, records) in them.
 
     Raises:
         DataError: The run read nothing.
     """
     if not results or not results[0].counts.bytes_in:
         raise DataError("the run has no finished stage that read input: run the pipeline first (puyu data run)")
-    scale = input_bytes / _file_bytes(results[0])
+    if documents:
+        scale = documents / results[0].counts.documents_in
+    else:
+        scale = input_bytes / _file_bytes(results[0])
     costs = []
     for result in results:
         stored, shuffled = _sizes(result.folder)

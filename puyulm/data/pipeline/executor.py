@@ -138,6 +138,10 @@ class RayExecutor:
             return self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from error  # the task's own error, as from a local worker
+        except self._ray.exceptions.RayError as error:
+            what = str(error).strip().splitlines() or [type(error).__name__]
+            raise DataError(f"Ray lost a task ({what[0]}): run the same command again to go on, with fewer --workers "
+                            "or a smaller task_mb if memory ran out") from error  # fmt: skip
 
 
 def _call(function: Callable[[T], Any], task: T) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,6 +101,14 @@ class DataRecipe:
             raise RecipeError(f"task_mb is {self.task_mb}: give megabytes, more than 0")
         if self.stages[0].kind != "format":
             raise RecipeError(f"the first stage must be 'format', which reads the input; found {self.stages[0].kind!r}")
+        for before, step in pairwise(self.stages):
+            if step.kind == "mix" and before.kind != "tokenize":
+                raise RecipeError(
+                    f"the stage {step.label!r} mixes tokens: put it behind 'tokenize', not {before.label!r}"
+                )
+            if before.kind in ("tokenize", "mix") and step.kind != "mix":
+                raise RecipeError(f"the stage {step.label!r} reads documents, and {before.label!r} before it writes "
+                                  "tokens: put it before 'tokenize'")  # fmt: skip
         labels = [step.label for step in self.stages]
         if twice := next((label for label in labels if labels.count(label) > 1), None):
             raise RecipeError(f"two stages are called {twice!r}: give one of them another 'name'")

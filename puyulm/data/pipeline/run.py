@@ -79,7 +79,7 @@ def run_pipeline(recipe: DataRecipe, executor: Executor | None = None, until: st
             previous = ""
             for number, step in enumerate(steps, start=1):
                 fingerprint = _fingerprint(recipe, step, previous)
-                before = results[-1].folder if results else None
+                before = results[-1] if results else None
                 results.append(_run_step(recipe, number, step, fingerprint, previous, before, own))
                 previous = fingerprint
                 print(summary_line(results[-1]), file=sys.stderr, flush=True)
@@ -133,13 +133,15 @@ def make_executor(recipe: DataRecipe) -> Executor:
 
 
 def _run_step(
-    recipe: DataRecipe, number: int, step: Step, fingerprint: str, previous: str, before: Path | None,
+    recipe: DataRecipe, number: int, step: Step, fingerprint: str, previous: str, before: StageResult | None,
     executor: Executor,
 ) -> StageResult:  # fmt: skip
     folder = recipe.out / f"{number:02d}-{step.label}"
     state = _state(folder)
     if state.get("fingerprint") == fingerprint and (result := _finished(folder)) is not None:
         return result
+    if before is not None and before.reused:
+        _check_shards(before.folder)
     if state.get("fingerprint") != fingerprint:
         clear_stage(folder)
     if folder.exists() and any(folder.iterdir()) and not state:
@@ -150,14 +152,17 @@ def _run_step(
              "kind": step.kind, "settings": recipe_dict(step.settings)}  # fmt: skip
     _write_json(folder / STAGE_FILE, {**facts, "done": False})
     started = time.monotonic()
-    inputs = shards_in(before) if before is not None else []
+    inputs = shards_in(before.folder) if before is not None else []
     if before is not None and not inputs and step.kind != "mix":
-        raise DataError(f"no documents are left for the stage {step.label!r}: {before} is empty; "
+        raise DataError(f"no documents are left for the stage {step.label!r}: {before.folder} is empty; "
                         "look at what was dropped with puyu data report")  # fmt: skip
     run_stage(
         step.settings,
-        StageRun(step.label, folder, inputs, before, executor, recipe.shards, int(recipe.task_mb * 1e6), recipe.seed),
-    )
+        StageRun(
+            step.label, folder, inputs, before.folder if before is not None else None, executor, recipe.shards,
+            int(recipe.task_mb * 1e6), recipe.seed,
+        ),
+    )  # fmt: skip
     peaks = [0]
 
     def parts() -> Iterator[dict[str, Any]]:
@@ -175,6 +180,15 @@ def _run_step(
     result = _finished(folder)
     assert result is not None
     return StageResult(**{f.name: getattr(result, f.name) for f in fields(result) if f.name != "reused"})
+
+
+def _check_shards(folder: Path) -> None:
+    """Of a stage that was finished before: are all its shards still there? Its documents would be lost in silence."""
+    for mark in sorted((folder / TASKS_FOLDER).glob("*.json")):
+        for name, size in json.loads(mark.read_text(encoding="utf-8")).get("files", {}).items():
+            path = folder / name
+            if path.parent == folder and not (path.is_file() and path.stat().st_size == size):
+                raise DataError(f"{path} is gone or has changed: put it back, or remove {folder} to make it again")
 
 
 def _finished(folder: Path) -> StageResult | None:

@@ -80,7 +80,7 @@ def load_url_words(paths: Iterable[Path]) -> frozenset[str]:
     words: set[str] = set()
     for path in paths:
         for chunk in _chunks(path):
-            words.update(word for line in chunk.decode("utf-8", "replace").splitlines()
+            words.update(word for line in chunk.decode("utf-8", "replace").lstrip("\ufeff").splitlines()
                          if (word := line.partition("#")[0].strip().lower()))  # fmt: skip
     return frozenset(words)
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from puyulm.data.documents import Document, replacing, text_hash
 from puyulm.data.pipeline.stage import batches
+from puyulm.data.report.visible import spelled
 from puyulm.data.score.apply import DECIMALS, language_of
 from puyulm.data.score.labelled import Labelled, draw, read_labelled, split, without_repeats, write_labelled
 from puyulm.data.score.linear import FILE, LinearScorer
@@ -191,7 +192,8 @@ def merge(
     )  # fmt: skip
     write_labelled(folder / LABELLED, rows)
     with replacing(folder / MERGE_JSON) as path:
-        path.write_text(json.dumps(asdict(result), ensure_ascii=False, indent=1), encoding="utf-8")
+        text = json.dumps(asdict(result), ensure_ascii=False, indent=1)
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
     with replacing(folder / MERGE_TEXT) as path:
         path.write_text(result.text(), encoding="utf-8")
     write_scorer(folder, scorer, report)  # last: with it the round is merged

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from puyulm.data.report.visible import spelled
 from puyulm.data.score.labelled import Labelled
 from puyulm.data.score.linear import Floats
 

@@ -118,3 +118,9 @@ def test_any_bytes_are_items_or_one_error(tmp_path_factory: pytest.TempPathFacto
         assert all(item.fields for item in read_items(EvalSet("s", (path,))))
     except DataError as error:
         assert "\n" not in str(error)
+
+
+def test_a_ragged_csv_without_the_fields(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("one,two\nx,y,z\n")
+    with pytest.raises(DataError, match="no record has question; they have one, two"):
+        fields(tmp_path / "a.csv", "question")

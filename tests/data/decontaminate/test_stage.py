@@ -109,3 +109,16 @@ def test_bad_sets_are_refused_before_any_task(settings: DecontaminateSettings, t
     settings.sets[1].paths[0].write_text("junk")
     with pytest.raises(DataError, match=r"lamp\.jsonl cannot be read"):
         settings.run(StageRun("d", tmp_path / "out", [], None, SerialExecutor(), "jsonl.zst", 1, 0))
+
+
+@pytest.mark.parametrize("earlier", [[{"set": "geese"}], 0.5, "yes", [1]])
+def test_marks_of_the_input_are_not_counted(settings: DecontaminateSettings, tmp_path: Path, earlier: object) -> None:
+    documents = [replace(document(WORDS), metadata={"contamination": earlier}), document(OTHER)]
+    write_documents(tmp_path / "in/00000.jsonl.zst", documents)
+    stage = StageRun(
+        "d", tmp_path / "out", [tmp_path / "in/00000.jsonl.zst"], None, SerialExecutor(), "jsonl.zst", 1, 0
+    )
+    settings.run(stage)
+    [mark] = (tmp_path / "out/tasks").glob("*.json")
+    counts = Counts(**json.loads(mark.read_text())["counts"])
+    assert (counts.documents_out, counts.notes) == (1, {"documents with text of lamp": 1})

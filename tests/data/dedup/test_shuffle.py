@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from itertools import pairwise
 from pathlib import Path
 
@@ -124,3 +126,14 @@ def test_arrays_grow_row_by_row(tmp_path: Path) -> None:
     assert map_array(tmp_path / "b.npy", 0).shape == (0,)
     with pytest.raises(DataError, match="66 rows, expected 65"):
         map_array(tmp_path / "a.npy", 65)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts the open files in /proc")
+def test_open_files_stay_below_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (20, 20))
+    keys = np.arange(60, dtype=np.uint64)
+    runs = write(tmp_path, keys, keys, 60, 1_000_000)
+    before = len(os.listdir("/proc/self/fd"))
+    reader = Runs(runs, 2, 1_000_000)
+    assert reader.read(*ALL)[1].tolist() == list(range(60))
+    assert len(os.listdir("/proc/self/fd")) - before <= 10

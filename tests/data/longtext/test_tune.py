@@ -56,6 +56,17 @@ def test_the_nearest_on_both_sides(run):
     assert len(sample.text) < 2000 and sample.text.count("[...]") == 2
 
 
+def test_the_table_is_harmless_for_a_terminal(run, capsys):
+    odd = replace(document(0.05, 300), id="cc:\x1b[2J\ud800", text="\x1b]0;title\x07 \ud800 and words " * 300)
+    write_documents(run / "03-long_context" / "00002.jsonl.zst", [odd])
+    parser = argparse.ArgumentParser()
+    configure_tune_long(parser)
+    run_tune_long(parser.parse_args([str(run), "--feature", "ppl_delta", "--domain", "web/en", "--count", "2"]))
+    shown = capsys.readouterr().out
+    assert "cc:[U+001B][2J[U+D800]" in shown and "\x1b" not in shown
+    shown.encode()
+
+
 @pytest.mark.parametrize("domain, count", [("web/en", 4), ("web/*", 5), ("*/en", 5), ("*/*", 6), ("books/en", 1)])
 def test_domains(run, domain, count):
     tuning = tune_thresholds(run / "03-long_context", "ppl_delta", domain, threshold=0.05, count=2)

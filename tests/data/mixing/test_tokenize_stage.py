@@ -149,3 +149,11 @@ def test_damaged_parts_are_found(run_stage: Run, tokenizer_folder: Path, tmp_pat
     monkeypatch.undo()
     stage = run_stage(TokenizeSettings(tokenizer_folder), "a", made_documents(10))  # the damaged part is made again
     assert np.all(TokenShards.open(stage.folder / "tokens" / "train").document(0) >= 0)
+
+
+def test_half_surrogate_pairs(token_stage: Run) -> None:
+    stage = token_stage(
+        [Document("a\ud800", "text with \ud800", "en", "s\ud800")], group_by=(), validation_fraction=0.0
+    )
+    shards = TokenShards.open(stage.folder / "tokens" / "train")
+    assert (shards.num_documents, shards.sources[0].source) == (1, "s\ud800")

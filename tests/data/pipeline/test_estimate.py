@@ -20,6 +20,7 @@ def test_twice_the_input_costs_twice(tmp_path: Path) -> None:
     assert once[0].documents == 120
     assert once[1].stored_bytes == stored
     assert [c.documents for c in twice] == [2 * c.documents for c in once]
+    assert estimate(results, documents=240) == twice
     assert [c.core_hours for c in twice] == [2 * c.core_hours for c in once]
     table = estimate_table(twice, cores=10).splitlines()
     assert len(table) == 4

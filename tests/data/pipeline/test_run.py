@@ -6,20 +6,23 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from puyulm.data.documents import read_documents
+from puyulm.data.mixing.settings import MixSettings, Phase, TokenizeSettings
 from puyulm.data.pipeline.executor import ProcessExecutor, RayExecutor, SerialExecutor
 from puyulm.data.pipeline.recipe import DataRecipe, Step
 from puyulm.data.pipeline.run import load_results, run_pipeline
-from puyulm.data.pipeline.stage import group_by_size, shards_in
+from puyulm.data.pipeline.stage import STAGE_FILE, StageRun, clear_stage, group_by_size, shards_in
 from puyulm.errors import DataError, RecipeError
 from tests.data.pipeline.stages import Make, Thirds
 
@@ -172,6 +175,20 @@ def test_a_lost_or_cut_shard_is_made_again(tmp_path: Path) -> None:
     assert _contents(tmp_path / "out") == whole
 
 
+def test_lost_shards_of_a_finished_stage_are_told(tmp_path: Path) -> None:
+    recipe, changed = (_recipe(tmp_path / "out", thirds=Thirds(mark=mark)) for mark in "!?")
+    run_pipeline(recipe, SerialExecutor())
+    (tmp_path / "out/01-format/00001.jsonl.zst").unlink()
+    assert [r.reused for r in run_pipeline(recipe, SerialExecutor())] == [True, True]  # it is not needed
+    with pytest.raises(
+        DataError, match=r"00001\.jsonl\.zst is gone or has changed: put it back, or remove .*01-format"
+    ):
+        run_pipeline(changed, SerialExecutor())
+    shutil.rmtree(tmp_path / "out/01-format")
+    results = run_pipeline(changed, SerialExecutor())
+    assert [(r.reused, r.counts.documents_in) for r in results] == [(False, 120), (False, 120)]
+
+
 def test_parquet_shards(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     run_pipeline(_recipe(tmp_path / "a"), SerialExecutor())
@@ -212,6 +229,30 @@ def test_recipes_that_make_no_sense() -> None:
         DataRecipe(Path("x"), (Step(clean=Thirds()),))  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match="two stages are called 'clean'"):
         DataRecipe(Path("x"), (Step(format=Make()), Step(clean=Thirds()), Step(clean=Thirds())))  # type: ignore[arg-type]
+    first: Any = Step(format=Make())  # type: ignore[arg-type]
+    tokens, mixed = Step(tokenize=TokenizeSettings(Path("t"))), Step(mix=MixSettings((Phase("p", 1, {"*": 1.0}),)))
+    assert len(DataRecipe(Path("x"), (first, tokens, mixed)).stages) == 3
+    with pytest.raises(RecipeError, match="'mix' mixes tokens: put it behind 'tokenize', not 'format'"):
+        DataRecipe(Path("x"), (first, mixed))
+    with pytest.raises(RecipeError, match="'clean' reads documents, and 'tokenize' before it writes tokens"):
+        DataRecipe(Path("x"), (first, tokens, Step(clean=Thirds())))  # type: ignore[arg-type]
+
+
+def test_a_task_that_ray_loses() -> None:
+    class RayError(Exception):
+        pass
+
+    class RayTaskError(RayError):
+        pass
+
+    def get(_: object) -> None:
+        raise RayError("The worker died.\nMore of it.")
+
+    executor = RayExecutor.__new__(RayExecutor)
+    errors = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+    executor._ray = SimpleNamespace(get=get, exceptions=errors)
+    with pytest.raises(DataError, match=r"Ray lost a task \(The worker died\.\): run the same command again"):
+        executor._result(None)
 
 
 def test_files_in_groups(tmp_path: Path) -> None:
@@ -235,3 +276,50 @@ def test_missing_files_are_told_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"the stage 'thirds' needs .*nowhere\.txt, which is not there"):
         run_pipeline(recipe, SerialExecutor())
     assert not (tmp_path / "out").exists()
+
+
+def test_stages_of_an_earlier_state_are_no_results(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_pipeline(_recipe(out), SerialExecutor())
+    run_pipeline(_recipe(out, make=Make(tasks=2)), SerialExecutor(), until="format")
+    assert (out / "02-thirds" / STAGE_FILE).exists()  # of the other input
+    assert [r.label for r in load_results(out)] == ["format"]
+    run_pipeline(_recipe(out), SerialExecutor(), until="format")
+    assert [r.label for r in load_results(out)] == ["format", "thirds"]
+
+
+def test_a_kill_while_an_earlier_run_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = _recipe(tmp_path / "out")
+    run_pipeline(recipe, SerialExecutor())
+    folder = tmp_path / "out/02-thirds"
+
+    def killed(path: Path) -> None:
+        (Path(path) / "tasks-000.json").unlink(missing_ok=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            clear_stage(folder)
+    assert (folder / STAGE_FILE).is_file()
+    changed = _recipe(tmp_path / "out", thirds=Thirds(mark="?"))
+    assert run_pipeline(changed, SerialExecutor())[-1].counts.documents_out == 80
+
+
+def test_shards_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for number in (100_000, 99_999, 3):
+        (tmp_path / f"{number:05d}.jsonl.zst").touch()
+    assert [path.name[:-10] for path in shards_in(tmp_path)] == ["00003", "99999", "100000"]
+
+
+def test_samples_do_not_stay_in_memory(tmp_path: Path) -> None:
+    stage = StageRun("make", tmp_path, [], None, SerialExecutor(), "jsonl.zst", 1, 0)
+    for _ in ("run", "go on"):
+        results = stage.map("words", _counted, ["a", "b"])
+        assert [set(result) & {"counts", "word"} for result in results] == [{"word"}, {"word"}]
+    marks = [json.loads(path.read_text()) for path in sorted((tmp_path / "tasks").glob("*.json"))]
+    assert [mark["counts"]["documents_in"] for mark in marks] == [1, 1]
+
+
+def _counted(word: str) -> dict[str, Any]:
+    return {"word": word, "counts": {"documents_in": 1}}

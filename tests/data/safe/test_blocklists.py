@@ -89,6 +89,8 @@ def test_words_of_addresses(tmp_path: Path) -> None:
     path = tmp_path / "words"
     path.write_text("Casino\n# no\nslots # yes\n")
     assert load_url_words([path]) == {"casino", "slots"}
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_url_words([path]) == {"casino", "slots"}
     assert url_words("https://best-casino.com/Free_Slots/%E8%B5%8C?x=1") >= {
         "best",
         "casino",

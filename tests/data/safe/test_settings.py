@@ -85,6 +85,13 @@ def test_masking_and_its_counts() -> None:
     assert isinstance(bare, Document) and bare.text == text
 
 
+@pytest.mark.parametrize("earlier", [3, ["email"], "email", {"email": "one", "stars": 4}])
+def test_a_field_of_the_input_that_is_called_as_ours(earlier: object) -> None:
+    [outcome] = SafeSettings().transform()([document("Write to jane.roe@company.de.", metadata={"masked": earlier})])
+    assert isinstance(outcome, Document)
+    assert (outcome.text, outcome.metadata["masked"]) == ("Write to <email>.", {"email": 1})
+
+
 def test_a_changed_list_is_read_again(settings: SafeSettings) -> None:
     page = document(url="https://late.com/")
     assert said(next(iter(settings.transform()([page])))) == "kept"
