@@ -135,7 +135,7 @@ def _format(extractor: Extractor, warc: str = "-") -> FormatSettings:
 def _run(settings: Any, inputs: Path, out: Path, executor: Executor) -> None:
     """A stage by itself, as a pipeline would run it: a task a shard."""
     out.mkdir(parents=True)
-    run_stage(settings, StageRun("bench", out, shards_in(inputs), inputs, executor, "jsonl.zst", 1, 0))
+    run_stage(settings, StageRun("bench", out, shards_in(inputs), inputs, executor, "jsonl.zst", 1))
 
 
 def main() -> None:

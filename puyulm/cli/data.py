@@ -28,6 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     configure_tune_long(steps.add_parser("tune-long", help="thresholds for long documents from borderline samples"))
     _configure_collect(steps.add_parser("collect", help="real text from this machine's packages, cleaned and split"))
     _configure_tokenize(steps.add_parser("tokenize", help="documents to token shards"))
+    step = steps.add_parser("internevo", help="token shards to the files that InternEvo reads")
+    step.add_argument("folder", type=Path, metavar="DIR", help="a folder of token shards")
+    step.add_argument("--out", type=Path, required=True, metavar="DIR", help="receives cn/, en/ and code/")
     step = steps.add_parser("stats", help="documents, bytes and tokens by source and language")
     step.add_argument("folder", type=Path, metavar="DIR", help="what `run`, `collect` or `tokenize` wrote")
     step.add_argument("--verify", action="store_true", help="also read all tokens and compare the shards' hashes")
@@ -38,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     {
         "run": run_run, "report": run_report, "look": run_look, "estimate": run_estimate,
         "train-scorer": run_train_scorer, "annotate": run_annotate, "tune-long": run_tune_long,
-        "collect": _collect, "tokenize": _tokenize, "stats": _stats,
+        "collect": _collect, "tokenize": _tokenize, "internevo": _internevo, "stats": _stats,
     }[args.step](args)  # fmt: skip
 
 
@@ -100,6 +103,13 @@ def _tokenize(args: argparse.Namespace) -> None:
             read_documents(file), tokenizer, folder, bos=not args.no_bos, eos=args.eos, total_bytes=total
         )
         _print_shards(shards)
+
+
+def _internevo(args: argparse.Namespace) -> None:
+    from puyulm.data.mixing.internevo import export_internevo
+
+    for folder, documents in sorted(export_internevo(args.folder, args.out).items()):
+        print(f"{args.out / folder}: {documents:,} documents")
 
 
 def _stats(args: argparse.Namespace) -> None:

@@ -181,19 +181,17 @@ def write_meta(
     vocab_size: int,
     tokenizer_hash: str,
     ends: DocumentEnds,
-    **facts: Any,
 ) -> None:
     """Writes `meta.json`, which makes a folder of shards whole.
 
     Args:
         shards: Name and facts of each.
         sources: Their counts by source and language, in the order of the numbers in the `.idx` files.
-        facts: Anything else to remember with them.
     """
     meta = {"version": VERSION, "dtype": token_dtype(vocab_size).str, "vocab_size": vocab_size,
             "tokenizer_hash": tokenizer_hash, **asdict(ends),
             **{name: sum(shard[name] for shard in shards) for name in ("documents", "tokens", "bytes")},
-            **facts, "sources": [asdict(source) for source in sources], "shards": list(shards)}  # fmt: skip
+            "sources": [asdict(source) for source in sources], "shards": list(shards)}  # fmt: skip
     with replacing(folder / META_FILE) as path:
         path.write_text(json.dumps(meta, ensure_ascii=False, indent=1), encoding="utf-8", errors="backslashreplace")
 

@@ -152,7 +152,7 @@ def _word_hashes(codes: npt.NDArray[np.uint32], starts: Integers, ends: Integers
     """Polynomial hashes of the slices `codes[start:end]`, out of differences of one prefix sum modulo 2^64."""
     if not len(starts):
         return np.zeros(0, dtype=np.uint64)
-    powers, inverses = _powers(1 << max(len(codes) - 1, 1).bit_length())
+    powers, inverses = base_powers(1 << max(len(codes) - 1, 1).bit_length())
     with np.errstate(over="ignore"):
         sums = np.zeros(len(codes) + 1, dtype=np.uint64)
         np.cumsum(mix_codes(codes) * powers[: len(codes)], out=sums[1:])
@@ -167,8 +167,8 @@ def mix_codes(codes: npt.NDArray[np.uint32]) -> Hashes:
 
 
 @functools.lru_cache(maxsize=2)
-def _powers(count: int) -> tuple[Hashes, Hashes]:
-    """Powers of the base and of its inverse modulo 2^64, `[count]` each."""
+def base_powers(count: int) -> tuple[Hashes, Hashes]:
+    """Powers of the base of these hashes and of its inverse modulo 2^64, `[count]` each."""
     inverse = np.uint64(pow(int(_BASE), -1, 1 << 64))
     with np.errstate(over="ignore"):
         both = [np.cumprod(np.concatenate([[np.uint64(1)], np.full(count - 1, base)]), dtype=np.uint64)

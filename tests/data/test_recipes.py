@@ -39,9 +39,11 @@ def _pydoc_pages() -> list[tuple[str, str, bytes]]:
     """Pages that this interpreter makes about its own library."""
     import pydoc
 
-    names = ["textwrap", "string", "heapq", "bisect", "calendar", "colorsys", "copy", "csv", "fractions", "functools",
-             "glob", "gzip", "hmac", "io", "keyword", "locale", "queue", "random", "shelve", "shlex", "shutil",
-             "statistics", "tempfile", "threading", "timeit", "types", "uuid", "warnings", "weakref", "zipfile"]  # fmt: skip
+    names = [
+        "textwrap", "string", "heapq", "bisect", "calendar", "colorsys", "copy", "csv", "fractions", "functools",
+        "glob", "gzip", "hmac", "io", "keyword", "locale", "queue", "random", "shelve", "shlex", "shutil", "statistics",
+        "tempfile", "threading", "timeit", "types", "uuid", "warnings", "weakref", "zipfile",
+    ]  # fmt: skip
     pages = []
     for name in names:
         __import__(name)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from puyulm.data.documents import Document
-from puyulm.data.shard_writer import document_ends, write_meta
 from puyulm.data.shards import TokenShards, tokenize_documents, tokenizer_fingerprint
 from puyulm.errors import DataError
 
@@ -169,13 +168,3 @@ def test_errors_name_the_right_document_of_a_batch(tmp_path: Path, byte_tokenize
         tokenize_documents(documents, byte_tokenizer, tmp_path / "d", bos=False)
     shards = tokenize_documents(documents, byte_tokenizer, tmp_path / "d", eos=True)  # bos and eos are its tokens
     assert shards.document(1).tolist() == [1, 2]
-
-
-def test_other_facts_in_meta_are_kept_apart(make_shards, byte_tokenizer) -> None:
-    _, shards = make_shards([5, 9])
-    meta = json.loads((shards.folder / "meta.json").read_text())
-    ends = document_ends(byte_tokenizer, bos=True, eos=False)
-    write_meta(shards.folder, meta["shards"], shards.sources, 259, meta["tokenizer_hash"], ends, pipeline="abc")
-    again = json.loads((shards.folder / "meta.json").read_text())
-    assert again.pop("pipeline") == "abc" and again == meta
-    assert TokenShards.open(shards.folder).num_tokens == 16

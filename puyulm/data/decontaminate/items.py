@@ -44,8 +44,10 @@ def read_items(evaluation: EvalSet) -> Iterator[Item]:
                 yield Item(f"{path.name}#{row}", fields)
         if not found:
             wanted = ", ".join(evaluation.fields or USUAL_FIELDS)
-            raise DataError(f"{path}: no record has {wanted}; they have {', '.join(map(str, list(seen)[:12])) or 'nothing'}: "
-                            f"give the fields of {evaluation.name}")  # fmt: skip
+            found_names = ", ".join(map(str, list(seen)[:12])) or "nothing"
+            raise DataError(
+                f"{path}: no record has {wanted}; they have {found_names}: give the fields of {evaluation.name}"
+            )
 
 
 def files_of(evaluation: EvalSet) -> list[Path]:

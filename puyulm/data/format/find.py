@@ -227,6 +227,8 @@ def _walk(folder: Path, hidden: bool) -> Iterator[tuple[Path, str, str]]:
         folders[:] = kept
         for name in sorted(files):
             skipped = "hidden files" if name.startswith(".") and not hidden else ""
+            if hidden and Path(here, name).is_symlink():  # it may lead out of the tree
+                skipped = "links and submodules"
             yield Path(here, name), _name(folder, here, name), skipped
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from puyulm.text.tokenizer import Tokenizer
 
 _BLOCK = 1 << 20
+_MOST_NESTED = 100
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _TEXTS = ("url", "date", "licence")
 _FIELDS = frozenset({"id", "text", "language", "source", "scores", "metadata", "license", *_TEXTS})
@@ -163,9 +164,24 @@ def _record(line: Line) -> dict[str, Any]:
         raise QuarantineError(Reason.BROKEN_ENCODING) from None
     except (ValueError, RecursionError):
         raise QuarantineError(Reason.NOT_JSON) from None
-    if not isinstance(record, dict):
+    if not isinstance(record, dict) or _is_deep(record):
         raise QuarantineError(Reason.NOT_JSON)
     return record
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether containers stand in one another beyond all use: what copies or writes such a record would give up."""
+    level = [value]
+    for _ in range(_MOST_NESTED):
+        level = [
+            child
+            for item in level
+            for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _next_line(file: IO[bytes], start: int) -> int:

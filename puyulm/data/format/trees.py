@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import IO
 
@@ -53,7 +54,7 @@ def read_git(piece: Piece, settings: FormatSettings, counts: Counts) -> Iterator
     Raises:
         DataError: git is not installed, or cannot read the repository.
     """
-    date = _git(piece.path, "log", "-1", "--format=%cI", piece.detail).decode().strip()
+    date = _commit_date(piece.path, piece.detail)
     with _blobs(piece.path) as read_blob:
         position = 0
         for entry in _entries(piece.path, piece.detail):
@@ -139,6 +140,17 @@ def _source_text(data: bytes, counts: Counts) -> str | None:
     return None
 
 
+def _commit_date(repository: Path, revision: str) -> str:
+    """When a commit was made, ISO 8601, out of the commit itself: `git log` would run what the repository's settings
+    name (a program that checks signatures)."""
+    for line in _git(repository, "cat-file", "commit", revision).split(b"\n"):
+        if line.startswith(b"committer "):
+            seconds, zone = line.split()[-2:]
+            offset = timedelta(hours=int(zone[:-2]), minutes=int(zone[:1] + zone[-2:]))
+            return datetime.fromtimestamp(int(seconds), timezone(offset)).isoformat()
+    return ""
+
+
 def _entries(repository: Path, revision: str) -> Iterator[_Entry]:
     """The files of a commit, in git's order."""
     listing = _git(repository, "ls-tree", "-r", "-l", "-z", "--full-tree", revision)
@@ -192,7 +204,7 @@ def _git(repository: Path, *arguments: str) -> bytes:
 
 def _environment(repository: Path) -> dict[str, str]:
     """So that git reads this repository: not one of a folder above, not one that a variable names, nothing remote."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or "CONFIG" in name}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     ceiling = str(repository.absolute().parent)
     return {**kept, "GIT_CEILING_DIRECTORIES": ceiling, "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"}
 

@@ -24,7 +24,7 @@ from puyulm.data.mixing.draw import DRAWS_FOLDER, Output, SourceShard, draw_task
 from puyulm.data.mixing.plan import LENGTHS, Draw, Length, PhasePlan, plan_phases
 from puyulm.data.mixing.settings import MixSettings
 from puyulm.data.mixing.table import mixture_facts, mixture_table
-from puyulm.data.mixing.tokenize import load_groups, pipeline_fingerprint
+from puyulm.data.mixing.tokenize import load_groups
 from puyulm.data.pipeline.stage import StageRun
 from puyulm.data.shard_writer import META_FILE, DocumentEnds, ShardFile, SourceTable, token_dtype, write_meta
 from puyulm.errors import DataError
@@ -80,8 +80,7 @@ def _mix(settings: MixSettings, stage: StageRun, before: Path) -> dict[str, Any]
         files = [{"name": task.name, **next(written)["facts"]} for task in tasks if task.folder == output.folder]
         table = numbers[output.name].rows()
         ends = DocumentEnds(meta["bos_id"], meta["eos_id"])
-        write_meta(stage.folder / output.folder, files, table, meta["vocab_size"], meta["tokenizer_hash"], ends,
-                   pipeline=pipeline_fingerprint(stage.folder))  # fmt: skip
+        write_meta(stage.folder / output.folder, files, table, meta["vocab_size"], meta["tokenizer_hash"], ends)
     owners = [(shard.group, shard.side) for shard in shards]
     return mixture_facts(settings, plans, tokens, owners, [result["drawn"] for result in drawn])
 

@@ -23,7 +23,7 @@ import numpy as np
 from puyulm.data.documents import Document, read_documents, replacing
 from puyulm.data.mixing.settings import TokenizeSettings
 from puyulm.data.pipeline.counts import Counts, Dropped
-from puyulm.data.pipeline.stage import STAGE_FILE, StageRun, batches, group_by_size
+from puyulm.data.pipeline.stage import StageRun, batches, group_by_size
 from puyulm.data.shard_writer import (
     DocumentEnds,
     EncodedBatch,
@@ -87,7 +87,7 @@ def _tokenize(settings: TokenizeSettings, stage: StageRun) -> None:
 
     tokenizer = Tokenizer.load(settings.tokenizer)
     made = _Made(tokenizer.vocab_size, tokenizer_fingerprint(tokenizer),
-                 document_ends(tokenizer, settings.bos, settings.eos), pipeline_fingerprint(stage.folder))  # fmt: skip
+                 document_ends(tokenizer, settings.bos, settings.eos))  # fmt: skip
     inputs = group_by_size(stage.inputs, stage.task_bytes)
     encode = partial(_encode_task, settings=settings, folder=stage.folder, made=made)
     sizes = [sum(path.stat().st_size for path in paths) for paths in inputs]
@@ -105,12 +105,12 @@ def _tokenize(settings: TokenizeSettings, stage: StageRun) -> None:
     for planned in folders:
         shards = [{"name": task.name, **next(facts)["facts"]} for task in planned.tasks]
         write_meta(stage.folder / planned.folder, shards, planned.sources.rows(), made.vocab_size, made.tokenizer_hash,
-                   made.ends, pipeline=made.pipeline)  # fmt: skip
+                   made.ends)  # fmt: skip
         total = {name: sum(shard[name] for shard in shards) for name in ("documents", "tokens", "bytes")}
         groups.setdefault(planned.group, {})[planned.side] = {"folder": planned.folder, **total}
     with replacing(stage.folder / GROUPS_FILE) as path:
         content = {"groups": groups, "tokenizer_hash": made.tokenizer_hash, "vocab_size": made.vocab_size,
-                   "group_by": list(settings.group_by), "pipeline": made.pipeline}  # fmt: skip
+                   "group_by": list(settings.group_by)}  # fmt: skip
         path.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
@@ -121,7 +121,6 @@ class _Made:
     vocab_size: int
     tokenizer_hash: str
     ends: DocumentEnds
-    pipeline: str  # fingerprint of all settings and inputs that led to the shards
 
 
 @dataclass(frozen=True)
@@ -285,11 +284,3 @@ def _load(path: str, fingerprint: str) -> Tokenizer:
 def _folder_name(value: str) -> str:
     name = "".join(c if c.isalnum() or c in "-_+." else "_" for c in value)
     return name if name.strip(".") else "_" * len(name) or "none"
-
-
-def pipeline_fingerprint(folder: Path) -> str:
-    """The stage's fingerprint in a run: what `stage.json` says; empty outside of one."""
-    try:
-        return str(json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))["fingerprint"])
-    except (OSError, ValueError, KeyError):
-        return ""

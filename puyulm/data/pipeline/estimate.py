@@ -43,10 +43,8 @@ def estimate(results: Sequence[StageResult], input_bytes: float = 0.0, documents
     """
     if not results or not results[0].counts.bytes_in:
         raise DataError("the run has no finished stage that read input: run the pipeline first (puyu data run)")
-    if documents:
-        scale = documents / results[0].counts.documents_in
-    else:
-        scale = input_bytes / _file_bytes(results[0])
+    first = results[0]
+    scale = documents / first.counts.documents_in if documents else input_bytes / _file_bytes(first)
     costs = []
     for result in results:
         stored, shuffled = _sizes(result.folder)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from puyulm.data.extras import needs
 from puyulm.errors import DataError
 
 T = TypeVar("T")
+
+_LARGE_FUNCTION = 1 << 16
 
 
 class Executor(Protocol):
@@ -61,7 +67,13 @@ class ProcessExecutor:
         pool = self._started()
         submitted: dict[Future[Any], int] = {}
         waiting = iter(enumerate(tasks))
+        shared = tempfile.NamedTemporaryFile(prefix="puyu-")  # noqa: SIM115 - closed below
         try:
+            pickled = pickle.dumps(function)
+            if len(pickled) > _LARGE_FUNCTION:  # a list of ten thousand shards, say: once is enough
+                shared.write(pickled)
+                shared.flush()
+                function = partial(_call_from_file, shared.name)
             while True:
                 for index, task in waiting:
                     submitted[pool.submit(function, task)] = index
@@ -78,6 +90,8 @@ class ProcessExecutor:
                 "a worker process was killed (out of memory?): run the same command again to go on, with fewer "
                 "--workers or a smaller task_mb"
             ) from None
+        finally:
+            shared.close()
 
     def close(self) -> None:
         if self._pool is not None:
@@ -142,6 +156,17 @@ class RayExecutor:
             what = str(error).strip().splitlines() or [type(error).__name__]
             raise DataError(f"Ray lost a task ({what[0]}): run the same command again to go on, with fewer --workers "
                             "or a smaller task_mb if memory ran out") from error  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1)
+def _load_function(path: str) -> Callable[[Any], Any]:
+    with open(path, "rb") as file:
+        function: Callable[[Any], Any] = pickle.load(file)  # what the parent process wrote just now
+    return function
+
+
+def _call_from_file(path: str, task: Any) -> Any:
+    return _load_function(path)(task)
 
 
 def _call(function: Callable[[T], Any], task: T) -> Any:

@@ -44,7 +44,7 @@ class Step:
         given = self._given()
         if len(given) != 1:
             kinds = ", ".join(f.name for f in fields(self) if f.name != "name")
-            found = f"{len(given)} ({', '.join(given)})" if given else "none"
+            found = f"{len(given)} ({', '.join(given)})" if given else "none (write {} for all defaults: `- clean: {}`)"
             raise RecipeError(f"a stage has exactly one kind of {kinds}; found {found}")
         if not all(c.isalnum() or c in "-_" for c in self.name):
             raise RecipeError(f"the stage's name {self.name!r} becomes a folder: letters, digits, - and _ only")
@@ -80,7 +80,6 @@ class DataRecipe:
         ray_address: Of a cluster whose machines see the same files; None starts Ray on this machine.
         shards: Format of the documents' shards.
         task_mb: Input of one task in MB; a shard comes out of each.
-        seed: Of all random choices.
     """
 
     out: Path
@@ -90,7 +89,6 @@ class DataRecipe:
     ray_address: str | None = None
     shards: Literal["jsonl.zst", "parquet"] = "jsonl.zst"
     task_mb: float = 64.0
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.stages:

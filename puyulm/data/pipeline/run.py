@@ -160,7 +160,7 @@ def _run_step(
         step.settings,
         StageRun(
             step.label, folder, inputs, before.folder if before is not None else None, executor, recipe.shards,
-            int(recipe.task_mb * 1e6), recipe.seed,
+            int(recipe.task_mb * 1e6),
         ),
     )  # fmt: skip
     peaks = [0]
@@ -210,7 +210,7 @@ def _state(folder: Path) -> dict[str, Any]:
 
 def _fingerprint(recipe: DataRecipe, step: Step, before: str) -> str:
     """Tells whether a stage would write the same: its settings, the files they name, and everything before it."""
-    facts = [VERSION, before, recipe.shards, recipe.task_mb, recipe.seed, step.kind, recipe_dict(step.settings),
+    facts = [VERSION, before, recipe.shards, recipe.task_mb, step.kind, recipe_dict(step.settings),
              list(_file_facts(step.settings))]  # fmt: skip
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 

@@ -64,7 +64,6 @@ class StageRun:
         executor: Runs tasks.
         suffix: Of shards: "jsonl.zst" or "parquet".
         task_bytes: How much input (bytes of files) a task should take.
-        seed: Of random choices.
     """
 
     label: str
@@ -74,7 +73,6 @@ class StageRun:
     executor: Executor
     suffix: str
     task_bytes: int
-    seed: int
 
     def map(
         self,

@@ -20,14 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from puyulm.data.documents import CompressionError, open_compressed
-from puyulm.data.words import mix
+from puyulm.data.words import base_powers, mix
 from puyulm.errors import DataError
 
 Hashes = npt.NDArray[np.uint64]
 
 CHUNK_BYTES = 1 << 18  # of a list's file that are hashed at a time, small enough for a processor's cache
 MAX_CUTS = 64  # places in an address at which a listed prefix may end
-_BASE = np.uint64(0x9E3779B97F4A7C15)
 _UNTIDY = re.compile(rb"[\s#/*\x80-\xff]")  # in a domain list, newlines apart: lines to look at one by one
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 _TOKENS = re.compile(r"[^\W_]+")
@@ -123,7 +122,7 @@ def line_hashes(data: bytes) -> Hashes:
     codes = np.frombuffer(data if data.endswith(b"\n") else data + b"\n", dtype=np.uint8)
     ends = np.flatnonzero(codes == 10)
     starts = np.concatenate([[0], ends[:-1] + 1])
-    powers, inverses = _powers(1 << max(len(codes) - 1, 1).bit_length())
+    powers, inverses = base_powers(1 << max(len(codes) - 1, 1).bit_length())
     with np.errstate(over="ignore"):
         sums = np.zeros(len(codes) + 1, dtype=np.uint64)
         np.cumsum(_byte_table()[codes] * powers[: len(codes)], out=sums[1:])
@@ -184,15 +183,6 @@ def _ascii_host(host: str) -> str:
         return host.encode("idna").decode()
     except UnicodeError:
         return host
-
-
-@functools.lru_cache(maxsize=2)
-def _powers(count: int) -> tuple[Hashes, Hashes]:
-    inverse = np.uint64(pow(int(_BASE), -1, 1 << 64))
-    with np.errstate(over="ignore"):
-        both = [np.cumprod(np.concatenate([[np.uint64(1)], np.full(count - 1, base)]), dtype=np.uint64)
-                for base in (_BASE, inverse)]  # fmt: skip
-    return both[0], both[1]
 
 
 @functools.cache

@@ -189,7 +189,7 @@ def test_as_a_stage(tmp_path: Path) -> None:
     source = tmp_path / "in" / "00000.jsonl.gz"
     write_documents(source, documents)
     folder = tmp_path / "out"
-    run = StageRun("clean", folder, [source], source.parent, SerialExecutor(), "jsonl.gz", 10**9, 0)
+    run = StageRun("clean", folder, [source], source.parent, SerialExecutor(), "jsonl.gz", 10**9)
     map_documents(CleanSettings(), run)
     assert [d.id for d in read_documents(folder / "00000.jsonl.gz")] == [str(i) for i in range(20)]
     dropped = list(read_documents(folder / "dropped" / "00000.jsonl.gz"))

@@ -40,7 +40,7 @@ def file(repository: str, path: str, text: str, **fields: Any) -> Document:
 
 def stage_run(folder: Path, before: Path, task_bytes: int = 1_000_000, executor: Any = None) -> StageRun:
     return StageRun(
-        "repositories", folder, shards_in(before), before, executor or SerialExecutor(), "jsonl.zst", task_bytes, 0
+        "repositories", folder, shards_in(before), before, executor or SerialExecutor(), "jsonl.zst", task_bytes
     )
 
 

@@ -87,7 +87,7 @@ def test_a_run_counts_hits_and_does_not_depend_on_workers(settings: Decontaminat
         write_documents(path, [Document(f"{n}-{i}", text, "en", "s") for i, text in enumerate(texts)])
     made = []
     for name, executor in (("a", SerialExecutor()), ("b", ProcessExecutor(2))):
-        stage = StageRun("decontaminate", tmp_path / name, inputs, None, executor, "jsonl.zst", 1, 0)
+        stage = StageRun("decontaminate", tmp_path / name, inputs, None, executor, "jsonl.zst", 1)
         settings.run(stage)
         executor.close()
         made.append({p.relative_to(stage.folder): p.read_bytes() for p in stage.folder.rglob("*.jsonl.zst")})
@@ -104,20 +104,18 @@ def test_a_run_counts_hits_and_does_not_depend_on_workers(settings: Decontaminat
 
 def test_bad_sets_are_refused_before_any_task(settings: DecontaminateSettings, tmp_path: Path, capsys) -> None:
     settings.sets[1].paths[0].write_text(json.dumps({"question": "too short"}))
-    settings.run(StageRun("d", tmp_path / "out", [], None, SerialExecutor(), "jsonl.zst", 1, 0))
+    settings.run(StageRun("d", tmp_path / "out", [], None, SerialExecutor(), "jsonl.zst", 1))
     assert "d: 1 texts of lamp are too short to look for" in capsys.readouterr().err
     settings.sets[1].paths[0].write_text("junk")
     with pytest.raises(DataError, match=r"lamp\.jsonl cannot be read"):
-        settings.run(StageRun("d", tmp_path / "out", [], None, SerialExecutor(), "jsonl.zst", 1, 0))
+        settings.run(StageRun("d", tmp_path / "out", [], None, SerialExecutor(), "jsonl.zst", 1))
 
 
 @pytest.mark.parametrize("earlier", [[{"set": "geese"}], 0.5, "yes", [1]])
 def test_marks_of_the_input_are_not_counted(settings: DecontaminateSettings, tmp_path: Path, earlier: object) -> None:
     documents = [replace(document(WORDS), metadata={"contamination": earlier}), document(OTHER)]
     write_documents(tmp_path / "in/00000.jsonl.zst", documents)
-    stage = StageRun(
-        "d", tmp_path / "out", [tmp_path / "in/00000.jsonl.zst"], None, SerialExecutor(), "jsonl.zst", 1, 0
-    )
+    stage = StageRun("d", tmp_path / "out", [tmp_path / "in/00000.jsonl.zst"], None, SerialExecutor(), "jsonl.zst", 1)
     settings.run(stage)
     [mark] = (tmp_path / "out/tasks").glob("*.json")
     counts = Counts(**json.loads(mark.read_text())["counts"])

@@ -57,7 +57,7 @@ def prepare(
     for number in range(shards):
         part = documents[len(documents) * number // shards : len(documents) * (number + 1) // shards]
         write_documents(before / f"{number:05d}.{suffix}", part)
-    return StageRun("dedup", folder / "dedup", shards_in(before), before, SerialExecutor(), suffix, task_bytes, 0)
+    return StageRun("dedup", folder / "dedup", shards_in(before), before, SerialExecutor(), suffix, task_bytes)
 
 
 def run(settings: DedupSettings, stage: StageRun) -> Result:

@@ -236,3 +236,12 @@ def test_tokens_need_a_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError):
         read_all(settings_for(path, tokenizer=tmp_path / "none"))
     assert sys.modules["puyulm.data.format.lines"] is lines
+
+
+def test_nesting_beyond_use_is_quarantined(tmp_path: Path) -> None:
+    lines = [json.dumps({"id": "a", "text": "fine"})]
+    lines += ['{"id": "b", "text": "deep", "x": ' + "[" * n + "]" * n + "}" for n in (90, 150, 900, 100_000)]
+    (tmp_path / "d.jsonl").write_text("\n".join(lines) + "\n")
+    outcomes, _ = read_all(settings_for(tmp_path / "d.jsonl", detector="none"))
+    assert [d.text for d in kept(outcomes)] == ["fine", "deep"]
+    assert reasons(outcomes) == ["quarantine: not JSON"] * 3

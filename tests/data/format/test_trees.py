@@ -130,3 +130,43 @@ def test_what_is_no_repository(tmp_path: Path) -> None:
     for name in ("plain", "without commit"):
         with pytest.raises(DataError, match=f"git cannot read .*{name}"):
             read_all(settings_for(tmp_path / name, kind="git"))
+
+
+@needs_git
+def test_a_hostile_repository_runs_nothing(tmp_path: Path) -> None:
+    """`git log` runs the program that a repository's settings name to check a commit's signature."""
+    repository = tmp_path / "repo"
+    marker = tmp_path / "ran"
+    program = tmp_path / "gpg"
+    program.write_text(f"#!/bin/sh\ntouch {marker}\n")
+    program.chmod(0o755)
+
+    def git(*arguments: str, data: bytes = b"") -> bytes:
+        command = ["git", "-C", str(repository), *arguments]
+        return subprocess.run(command, input=data, capture_output=True, check=True, env=ENVIRONMENT).stdout
+
+    repository.mkdir()
+    git("init", "-q")
+    (repository / "a.py").write_text("x = 1\n")
+    git("add", ".")
+    git("commit", "-qm", "m")
+    head, _, message = git("cat-file", "commit", "HEAD").partition(b"\n\n")
+    signed = head + b"\ngpgsig -----BEGIN PGP SIGNATURE-----\n \n abc\n -----END PGP SIGNATURE-----\n\n" + message
+    commit = git("hash-object", "-t", "commit", "-w", "--stdin", data=signed).decode().strip()
+    git("update-ref", "HEAD", commit)
+    git("config", "log.showSignature", "true")
+    git("config", "gpg.program", str(program))
+    documents = kept(read_all(settings_for(repository, kind="git"))[0])
+    assert [d.text for d in documents] == ["x = 1\n"]
+    assert len(documents[0].date) == 25
+    assert not marker.exists()
+
+
+def test_links_are_not_followed_out_of_a_tree(tmp_path: Path) -> None:
+    (tmp_path / "secret.py").write_text("password = 1\n")
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "a.py").write_text("x = 1\n")
+    (tree / "leak.py").symlink_to(tmp_path / "secret.py")
+    documents = kept(read_all(settings_for(tree, kind="tree"))[0])
+    assert [d.text for d in documents] == ["x = 1\n"]

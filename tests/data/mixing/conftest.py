@@ -38,7 +38,7 @@ def run_stage(tmp_path: Path) -> Callable[..., StageRun]:
             inputs.append(tmp_path / f"{name}-input" / f"{number:05d}.jsonl.zst")
             write_documents(inputs[-1], documents[start : start + shard])
         executor = ProcessExecutor(workers) if workers > 1 else SerialExecutor()
-        stage = StageRun(name, tmp_path / name, inputs, before, executor, "jsonl.zst", task_bytes, 0)
+        stage = StageRun(name, tmp_path / name, inputs, before, executor, "jsonl.zst", task_bytes)
         try:
             settings.run(stage)
         finally:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -95,7 +96,7 @@ def test_a_second_run_does_nothing_and_a_change_only_what_it_touches(tmp_path: P
     results = run_pipeline(changed, SerialExecutor())
     assert [r.reused for r in results] == [True, False]
     assert next(iter(read_documents(shards_in(results[1].folder)[0]))).text.endswith("?")
-    results = run_pipeline(replace(changed, seed=1), SerialExecutor())
+    results = run_pipeline(replace(changed, task_mb=2e-4), SerialExecutor())
     assert [r.reused for r in results] == [False, False]
 
 
@@ -313,7 +314,7 @@ def test_shards_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 
 
 def test_samples_do_not_stay_in_memory(tmp_path: Path) -> None:
-    stage = StageRun("make", tmp_path, [], None, SerialExecutor(), "jsonl.zst", 1, 0)
+    stage = StageRun("make", tmp_path, [], None, SerialExecutor(), "jsonl.zst", 1)
     for _ in ("run", "go on"):
         results = stage.map("words", _counted, ["a", "b"])
         assert [set(result) & {"counts", "word"} for result in results] == [{"word"}, {"word"}]
@@ -323,3 +324,18 @@ def test_samples_do_not_stay_in_memory(tmp_path: Path) -> None:
 
 def _counted(word: str) -> dict[str, Any]:
     return {"word": word, "counts": {"documents_in": 1}}
+
+
+def test_a_large_function_travels_once_and_another_follows(tmp_path: Path) -> None:
+    executor = ProcessExecutor(2)
+    try:
+        for extra in (1, 2):
+            function = partial(_sum, many=list(range(20_000)), extra=extra)
+            expected = [(i, sum(range(20_000)) + 10 * i + 10 + extra) for i in range(3)]
+            assert sorted(executor.run(function, [10, 20, 30])) == expected
+    finally:
+        executor.close()
+
+
+def _sum(task: int, many: list[int], extra: int) -> int:
+    return sum(many) + task + extra

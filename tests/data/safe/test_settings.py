@@ -143,7 +143,7 @@ def test_the_stage_in_a_run(settings: SafeSettings, tmp_path: Path) -> None:
     for workers in (1, 2):
         folder = tmp_path / f"out{workers}"
         executor = SerialExecutor() if workers == 1 else ProcessExecutor(2)
-        map_documents(settings, StageRun("safe", folder, inputs, None, executor, "jsonl.gz", 1, 0))
+        map_documents(settings, StageRun("safe", folder, inputs, None, executor, "jsonl.gz", 1))
         executor.close()
         results = [json.loads(path.read_text()) for path in sorted((folder / "tasks").iterdir())]
         counts = Counts.merged(result["counts"] for result in results)
