@@ -17,10 +17,11 @@ def configure_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE.yaml", help="what to run")
     parser.add_argument("--print-recipe", action="store_true", help="print the recipe with all its values and stop")
     parser.add_argument("--until", default="", metavar="STAGE", help="stop after this stage; a later run goes on")
-    parser.add_argument(
+    overrides = parser.add_argument(
         "overrides", nargs=argparse.REMAINDER, metavar="--key.path VALUE",
         help="values that win over the recipe's: --workers 4, --out corpus, --stages.dedup.method exact",
     )  # fmt: skip
+    overrides.required = False  # argparse calls what is left over required
 
 
 def run_run(args: argparse.Namespace) -> None:

@@ -19,10 +19,11 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml", help="what to run")
     parser.add_argument("--print-recipe", action="store_true", help="print the recipe with all its values and stop")
     parser.add_argument("--overwrite", action="store_true", help="start over where the folder holds another run")
-    parser.add_argument(
+    overrides = parser.add_argument(
         "overrides", nargs=argparse.REMAINDER, metavar="--key.path VALUE",
         help="values that win over the recipe's, such as --settings.lr 1e-3",
     )  # fmt: skip
+    overrides.required = False  # argparse calls what is left over required
 
 
 def recipe_file(path: Path) -> Path:

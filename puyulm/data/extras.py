@@ -21,6 +21,9 @@ def needs(module: str, package: str, extra: str = "data") -> Any:
     """
     try:
         return importlib.import_module(module)
-    except ImportError:
+    except ImportError as error:
+        if not isinstance(error, ModuleNotFoundError) or error.name != module.partition(".")[0]:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+            raise DataError(f"{package} is installed, but cannot be imported ({reason})") from error
         ways = [f"pip install 'puyulm[{extra}]'"] if extra else []
         raise DataError(f"{package} is not installed: {', or '.join([*ways, f'pip install {package}'])}") from None

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +19,15 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from puyulm.data.extras import needs
+from puyulm.data.pipeline.heartbeat import listen
 from puyulm.errors import DataError
 
 T = TypeVar("T")
 
 _LARGE_FUNCTION = 1 << 16
+
+
+TICK = -1  # the index of no task: a second has passed
 
 
 class Executor(Protocol):
@@ -31,7 +36,14 @@ class Executor(Protocol):
     workers: int
 
     def run(self, function: Callable[[T], Any], tasks: Sequence[T]) -> Iterator[tuple[int, Any]]:
-        """Yields (index, result) as the tasks end, in any order; a task's error ends the iteration."""
+        """Yields (index, result) as the tasks end, in any order, and (TICK, None) about every second in between.
+
+        A task's error ends the iteration.
+        """
+        ...
+
+    def outcomes(self) -> tuple[int, int] | None:
+        """Documents (kept, dropped) so far, those of unfinished tasks included; None where that is not known."""
         ...
 
     def close(self) -> None:
@@ -48,6 +60,9 @@ class SerialExecutor:
         for index, task in enumerate(tasks):
             yield index, function(task)
 
+    def outcomes(self) -> None:
+        return None
+
     def close(self) -> None:
         pass
 
@@ -62,6 +77,8 @@ class ProcessExecutor:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
+        self._context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+        self._outcomes = self._context.Array("q", 2)
 
     def run(self, function: Callable[[T], Any], tasks: Sequence[T]) -> Iterator[tuple[int, Any]]:
         pool = self._started()
@@ -81,7 +98,9 @@ class ProcessExecutor:
                         break
                 if not submitted:
                     return
-                done, _ = wait(submitted, return_when=FIRST_COMPLETED)
+                done, _ = wait(submitted, timeout=1.0, return_when=FIRST_COMPLETED)
+                if not done:
+                    yield TICK, None
                 for future in done:
                     yield submitted.pop(future), future.result()
         except BrokenProcessPool:
@@ -93,6 +112,9 @@ class ProcessExecutor:
         finally:
             shared.close()
 
+    def outcomes(self) -> tuple[int, int]:
+        return self._outcomes[0], self._outcomes[1]
+
     def close(self) -> None:
         if self._pool is not None:
             for child in multiprocessing.active_children():
@@ -103,8 +125,8 @@ class ProcessExecutor:
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
             with _one_thread():
-                context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-                self._pool = ProcessPoolExecutor(self.workers, context, _start_worker, (os.getpid(),))
+                facts = (os.getpid(), self._outcomes)
+                self._pool = ProcessPoolExecutor(self.workers, self._context, _start_worker, facts)
                 # The workers start now, while the environment says one thread.
                 wait([self._pool.submit(os.getpid) for _ in range(self.workers)])
         return self._pool
@@ -126,6 +148,7 @@ class RayExecutor:
         self.workers = workers
         self._own = not self._ray.is_initialized()
         if self._own:
+            _check_address(address)
             options = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
             self._ray.init(log_to_driver=False, logging_level="error", **options)
 
@@ -140,8 +163,14 @@ class RayExecutor:
                     break
             if not submitted:
                 return
-            [done], _ = self._ray.wait(list(submitted), num_returns=1)
-            yield submitted.pop(done), self._result(done)
+            done, _ = self._ray.wait(list(submitted), num_returns=1, timeout=1.0)
+            if not done:
+                yield TICK, None
+            for reference in done:
+                yield submitted.pop(reference), self._result(reference)
+
+    def outcomes(self) -> None:
+        return None
 
     def close(self) -> None:
         if self._own:
@@ -169,12 +198,31 @@ def _call_from_file(path: str, task: Any) -> Any:
     return _load_function(path)(task)
 
 
+def _check_address(address: str | None) -> None:
+    """Ray itself waits for minutes, in silence, for a cluster that is not there."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # "auto", "local", or none
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise DataError(f"no Ray cluster answers at {address} ({error}): start one with 'ray start --head', or leave "
+                        "ray_address out to start Ray on this machine") from None  # fmt: skip
+
+
 def _call(function: Callable[[T], Any], task: T) -> Any:
     return function(task)
 
 
-def _start_worker(parent: int) -> None:
-    """In a worker: leave Ctrl-C to the parent, and die with it."""
+def _start_worker(parent: int, outcomes: Any) -> None:
+    """In a worker: leave Ctrl-C to the parent, die with it, and tell it how far the work is."""
+
+    def tell(kept: int, dropped: int) -> None:
+        with outcomes.get_lock():
+            outcomes[0] += kept
+            outcomes[1] += dropped
+
+    listen(tell)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):

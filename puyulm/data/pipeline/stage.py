@@ -21,7 +21,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from puyulm.data.documents import Document, DocumentWriter, read_documents, replacing
 from puyulm.data.pipeline.counts import Counts, Dropped, Outcome
-from puyulm.data.pipeline.executor import Executor
+from puyulm.data.pipeline.executor import TICK, Executor
+from puyulm.data.pipeline.heartbeat import heard
 from puyulm.progress import Progress
 
 T = TypeVar("T")
@@ -106,8 +107,12 @@ class StageRun:
         counts = Counts()
         started = time.monotonic()
         with Progress(label, total=sum(sizes), unit=unit, initial=done) as progress:
+            before = self.executor.outcomes()
             ran = self.executor.run(partial(_timed, function), [tasks[number] for number in waiting])
             for position, result in ran:
+                if position == TICK:
+                    progress.advance(0, note=self._note(before, counts, time.monotonic() - started))
+                    continue
                 number = waiting[position]
                 result["input_bytes"] = sizes[number] if unit == "B" else 0
                 with replacing(marks[number]) as path:
@@ -115,8 +120,20 @@ class StageRun:
                 if "counts" in result:
                     counts.merge(Counts(**result.pop("counts")))
                 results[number] = result
-                progress.advance(sizes[number], note=_pace(counts, time.monotonic() - started))
+                progress.advance(sizes[number], note=self._note(before, counts, time.monotonic() - started))
         return [result for result in results if result is not None]
+
+    def _note(self, before: tuple[int, int] | None, counts: Counts, seconds: float) -> str:
+        """Pace, and what was kept and dropped, by what the workers tell or else by the finished tasks."""
+        now = self.executor.outcomes()
+        if before is not None and now is not None:
+            kept, dropped = now[0] - before[0], now[1] - before[1]
+        else:
+            kept = counts.documents_out
+            dropped = sum(documents for documents, _ in counts.dropped.values())
+        if not kept + dropped:
+            return ""
+        return f"{(kept + dropped) / max(seconds, 1e-9):,.0f} documents/s, kept {kept:,}, dropped {dropped:,}"
 
     def _saved(self, mark: Path) -> dict[str, Any] | None:
         try:
@@ -168,7 +185,7 @@ def write_outcomes(
     started = time.monotonic()
     with replacing(kept) as kept_partial, replacing(dropped) as dropped_partial:
         with DocumentWriter(kept_partial, name) as good, DocumentWriter(dropped_partial, name) as bad:
-            for outcome in outcomes:
+            for outcome in heard(outcomes):
                 counts.add(outcome)
                 if isinstance(outcome, Dropped):
                     bad.write(_with_reason(outcome))
@@ -243,14 +260,6 @@ def _timed(function: Callable[[T], Mapping[str, Any]], task: T) -> dict[str, Any
     scale = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
     return {**result, "seconds": time.monotonic() - started, "peak_memory": peak, "process": os.getpid()}
-
-
-def _pace(counts: Counts, seconds: float) -> str:
-    if not counts.documents_in:
-        return ""
-    lost = sum(documents for documents, _ in counts.dropped.values())
-    return (f"{counts.documents_in / max(seconds, 1e-9):,.0f} documents/s, kept {counts.documents_out:,}, "
-            f"dropped {lost:,}")  # fmt: skip
 
 
 def clear_stage(folder: Path) -> None:
