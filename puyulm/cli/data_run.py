@@ -66,18 +66,25 @@ def configure_estimate(parser: argparse.ArgumentParser) -> None:
 
     parser.description = "Scales the measured figures of a finished run to another size of input."
     parser.add_argument("folder", type=Path, metavar="DIR", help="what `puyu data run` wrote")
-    parser.add_argument("--input-tb", type=float, default=100, metavar="TB", help="size of the input [%(default)s]")
+    parser.add_argument(
+        "--input-tb",
+        type=float,
+        default=100,
+        metavar="TB",
+        help="size of the input files, compressed as they are [%(default)s]",
+    )
     parser.add_argument("--documents", type=float, metavar="N", help="or its number of documents, such as 3.2e9")
     parser.add_argument("--cores", type=int, default=1000, metavar="N", help="cores that share the work [%(default)s]")
 
 
 def run_estimate(args: argparse.Namespace) -> None:
     """Prints a table of core hours, storage and shuffles."""
-    from puyulm.data.pipeline.estimate import estimate, estimate_table
+    from puyulm.data.pipeline.estimate import basis, estimate, estimate_table
     from puyulm.data.pipeline.run import load_results
     from puyulm.errors import DataError
 
     if min(args.input_tb, 1 if args.documents is None else args.documents) <= 0 or args.cores < 1:
         raise DataError("--input-tb and --documents must be more than 0, and --cores at least 1")
-    costs = estimate(load_results(args.folder), args.input_tb * 1e12, args.documents or 0)
-    print(estimate_table(costs, args.cores))
+    results = load_results(args.folder)
+    print(estimate_table(estimate(results, args.input_tb * 1e12, args.documents or 0), args.cores))
+    print(basis(results))

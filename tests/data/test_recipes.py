@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 import sysconfig
 from pathlib import Path
@@ -106,8 +107,13 @@ def test_long_documents(tmp_path: Path) -> None:
     (books / "reference.txt").write_text(whole[:120_000], encoding="utf-8")
     (books / "short.txt").write_text(whole[:5_000], encoding="utf-8")
     (books / "table.txt").write_text("\n".join(f"{i} | {i * i} | {i % 7}" for i in range(9000)), encoding="utf-8")
-    overrides = ("--stages.format.inputs.0.paths", f"['{books}']", "--stages.clean.repetition", "null")
+    sentences = [part.strip() for part in whole[120_000:].split(". ") if 40 < len(part) < 300]
+    generator = random.Random(0)
+    novel = "".join(generator.choice(sentences) + (".\n\n" if i % 5 == 0 else ". ") for i in range(9000))
+    assert len(novel.split()) > 150_000
+    (books / "novel.txt").write_text(novel, encoding="utf-8")
+    overrides = ("--stages.format.inputs.0.paths", f"['{books}']")
     results = run_pipeline(_load("long", tmp_path / "out", *overrides), SerialExecutor())
     kept = _documents(results[-1].folder)
-    assert [Path(d.url or d.id).name for d in kept] == ["reference.txt"]
+    assert [Path(d.url or d.id).name for d in kept] == ["novel.txt", "reference.txt"]
     assert kept[0].scores["long.compression"] > 0

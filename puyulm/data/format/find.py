@@ -151,6 +151,8 @@ def _roots(settings: InputSettings) -> Iterator[_Root]:
         while glob.has_magic(str(base)):
             base = base.parent
         source = settings.source or base.resolve().name or "input"
+        if settings.kind == "tree":  # what is installed is described there, and is no source of its own
+            matches = [match for match in matches if not match.endswith((".dist-info", ".egg-info", "__pycache__"))]
         for match in map(Path, matches):
             name = match.relative_to(base).as_posix()
             yield _Root(match, f"{name}/" if match.is_dir() else name, name, source)

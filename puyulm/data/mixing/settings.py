@@ -43,6 +43,13 @@ class TokenizeSettings:
         if len(set(self.group_by)) < len(self.group_by):
             raise DataError(f"group_by names one thing twice: {', '.join(self.group_by)}")
 
+    def check(self) -> None:
+        """Raises TokenizerError or DataError if the tokenizer cannot be loaded or lacks what is asked of it."""
+        from puyulm.data.shard_writer import document_ends
+        from puyulm.text.tokenizer import Tokenizer
+
+        document_ends(Tokenizer.load(self.tokenizer), self.bos, self.eos)
+
     def run(self, stage: StageRun) -> None:
         """Encodes the documents of the stage before. Raises DataError when none of them has text."""
         from puyulm.data.mixing.tokenize import tokenize_stage

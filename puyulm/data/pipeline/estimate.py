@@ -15,6 +15,8 @@ from puyulm.data.pipeline.run import StageResult
 from puyulm.data.pipeline.stage import TASKS_FOLDER
 from puyulm.errors import DataError
 
+LEAST_SECONDS = 10.0  # of work in each stage, below which an estimate says little
+
 
 @dataclass(frozen=True)
 class StageCost:
@@ -73,6 +75,14 @@ def estimate_table(costs: Sequence[StageCost], cores: int) -> str:
             f"{_short(cost.stored_bytes) + 'B':>12}{_short(cost.shuffled_bytes) + 'B':>12}"
         )
     return "\n".join(lines)
+
+
+def basis(results: Sequence[StageResult]) -> str:
+    """What an estimate rests on, and whether that is enough, in one line."""
+    read = _file_bytes(results[0])
+    seconds = sum(_task_seconds(result.folder) for result in results)
+    line = f"scaled from {_short(read)}B of input files and {seconds:,.0f} s of work"
+    return line + ("; run it on more: most of that is starting up" if seconds < LEAST_SECONDS * len(results) else "")
 
 
 def _file_bytes(first: StageResult) -> float:

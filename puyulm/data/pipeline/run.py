@@ -18,7 +18,7 @@ from puyulm.data.documents import replacing
 from puyulm.data.pipeline.counts import Counts
 from puyulm.data.pipeline.executor import Executor, ProcessExecutor, RayExecutor, SerialExecutor
 from puyulm.data.pipeline.recipe import DataRecipe, Step
-from puyulm.data.pipeline.stage import STAGE_FILE, TASKS_FOLDER, StageRun, clear_stage, run_stage, shards_in
+from puyulm.data.pipeline.stage import STAGE_FILE, TASKS_FOLDER, MapStage, StageRun, clear_stage, run_stage, shards_in
 from puyulm.errors import DataError
 from puyulm.recipe import dump_recipe, recipe_dict
 
@@ -68,6 +68,8 @@ def run_pipeline(recipe: DataRecipe, executor: Executor | None = None, until: st
         raise DataError(f"there is no stage {until!r} to run until: the stages are {', '.join(labels)}")
     steps = recipe.stages[: labels.index(until) + 1] if until else recipe.stages
     _check_paths(steps)
+    if recipe.out.exists() and not recipe.out.is_dir():
+        raise DataError(f"{recipe.out} is a file: name a folder for the run's output")
     recipe.out.mkdir(parents=True, exist_ok=True)
     if not (recipe.out / PIPELINE_FILE).exists() and any(p.name != ".lock" for p in recipe.out.iterdir()):
         raise DataError(f"{recipe.out} holds other files than a pipeline's: choose another folder")
@@ -76,6 +78,7 @@ def run_pipeline(recipe: DataRecipe, executor: Executor | None = None, until: st
     try:
         with _locked(recipe.out):
             _write_plan(recipe)
+            _check_settings(recipe, steps)
             previous = ""
             for number, step in enumerate(steps, start=1):
                 fingerprint = _fingerprint(recipe, step, previous)
@@ -116,6 +119,12 @@ def summary_line(result: StageResult) -> str:
     share = f"{counts.documents_out / counts.documents_in:.1%}" if counts.documents_in else "-"
     flow = (f"{result.label:<16} {counts.documents_in:>10,} -> {counts.documents_out:>10,} documents ({share}), "
             f"{counts.bytes_in / 1e6:,.1f} -> {counts.bytes_out / 1e6:,.1f} MB")  # fmt: skip
+    aside = [
+        (sum(documents for reason, (documents, _) in counts.dropped.items() if reason.startswith("quarantine: ")),
+         "quarantined"),
+        (int(sum(amount for name, amount in counts.notes.items() if name.startswith("skipped: "))), "skipped"),
+    ]  # fmt: skip
+    flow += "".join(f", {amount:,} {what}" for amount, what in aside if amount)
     if result.reused:
         return f"{flow}, unchanged"
     seconds = max(result.seconds, 1e-9)
@@ -215,6 +224,21 @@ def _fingerprint(recipe: DataRecipe, step: Step, before: str) -> str:
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
+def _check_settings(recipe: DataRecipe, steps: Sequence[Step]) -> None:
+    """Before hours of work: can every stage that will run load what its settings name (scorers, sets, lists)?"""
+    previous, runs = "", False
+    for number, step in enumerate(steps, start=1):
+        previous = _fingerprint(recipe, step, previous)
+        folder = recipe.out / f"{number:02d}-{step.label}"
+        runs = runs or _state(folder).get("fingerprint") != previous or _finished(folder) is None
+        if not runs:
+            continue
+        if hasattr(step.settings, "check"):
+            step.settings.check()
+        elif isinstance(step.settings, MapStage):
+            step.settings.transform()
+
+
 def _check_paths(steps: Sequence[Step]) -> None:
     """Before hours of work: is every file there that a later stage needs?"""
     for step in steps:
@@ -258,6 +282,9 @@ def _file_facts(value: Any) -> Iterator[tuple[str, int, int]]:
 def _write_plan(recipe: DataRecipe) -> None:
     names = [f"{number:02d}-{step.label}" for number, step in enumerate(recipe.stages, start=1)]
     _write_json(recipe.out / PIPELINE_FILE, {"version": VERSION, "stages": names})
+    for folder in sorted(recipe.out.iterdir()):
+        if (folder / STAGE_FILE).is_file() and folder.name not in names:
+            print(f"{folder} is no stage of this recipe any more: delete it when you do not need it", file=sys.stderr)
     with replacing(recipe.out / RECIPE_FILE) as path:
         path.write_text(dump_recipe(recipe), encoding="utf-8")
 

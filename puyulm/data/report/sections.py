@@ -289,6 +289,8 @@ def _flow_stage(stage: StageFacts, which: int, colours: Mapping[str, int], diffe
         leaving_as[name, family(reason)] = leaving_as.get((name, family(reason)), 0) + pair[which]
     leaves = [Drop(name, amount, colours.get(kind, -1)) for (name, kind), amount in sorted(leaving_as.items())]
     if (unexplained := entering - leaving - sum(leaving_as.values())) > 0:
+        if which == 0:  # files that were never documents, and files that became parts of one
+            difference = {"format": "skipped", "repositories": "joined"}.get(stage.result.kind, difference)
         leaves.append(Drop(difference, unexplained, -1))
     return FlowStage(stage.result.label, entering, leaving, tuple(leaves))
 

@@ -129,6 +129,7 @@ class LinearScorer:
         tensors = {"weight": np.ascontiguousarray(self.weight.T), "bias": self.bias.astype(np.float32)}
         with replacing(path) as partial:
             save_file(tensors, partial, {"puyulm": described})
+            partial.chmod(0o644)  # safetensors makes it private
 
     def for_label(self, label: str) -> LinearScorer:
         """The same scorer, whose score is the probability of `label`; of the last one, if empty.

@@ -13,6 +13,7 @@ from typing import Any
 from puyulm.data.documents import Document
 from puyulm.data.pipeline.counts import Counts, Dropped, Outcome
 from puyulm.data.pipeline.stage import StageRun, Transform, write_outcomes
+from puyulm.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Thirds:
     words: Path | None = None
 
     def transform(self) -> Transform:
+        if self.mark == "broken":
+            raise DataError("the model cannot be loaded")
         if self.log:
             number = len(os.listdir(self.log))
             (Path(self.log) / f"{number}-{os.getpid()}").touch()

@@ -339,3 +339,34 @@ def test_a_large_function_travels_once_and_another_follows(tmp_path: Path) -> No
 
 def _sum(task: int, many: list[int], extra: int) -> int:
     return sum(many) + task + extra
+
+
+def test_settings_are_tried_before_any_work(tmp_path: Path) -> None:
+    recipe = _recipe(tmp_path / "out", thirds=Thirds())
+    run_pipeline(recipe, SerialExecutor())
+    wrong = _recipe(tmp_path / "out", thirds=Thirds(mark="broken"))
+    before = _contents(tmp_path / "out")
+    with pytest.raises(DataError, match="cannot be loaded"):
+        run_pipeline(wrong, SerialExecutor())
+    assert _contents(tmp_path / "out") == before
+
+
+def test_folders_that_are_no_stage_any_more_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_pipeline(_recipe(tmp_path / "out"), SerialExecutor())
+    run_pipeline(DataRecipe(tmp_path / "out", (Step(format=Make()),), task_mb=1e-4), SerialExecutor())  # type: ignore[arg-type]
+    assert "02-thirds is no stage of this recipe any more" in capsys.readouterr().err
+
+
+def test_an_output_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(DataError, match="out is a file: name a folder"):
+        run_pipeline(_recipe(tmp_path / "out"), SerialExecutor())
+
+
+def test_documents_are_counted_inside_tasks(tmp_path: Path) -> None:
+    executor = ProcessExecutor(2)
+    try:
+        run_pipeline(_recipe(tmp_path / "out"), executor)
+        assert executor.outcomes() == (120 + 80, 40)
+    finally:
+        executor.close()
