@@ -15,7 +15,7 @@ from puyulm.data.pipeline.run import StageResult
 from puyulm.data.pipeline.stage import TASKS_FOLDER
 from puyulm.errors import DataError
 
-LEAST_SECONDS = 10.0  # of work in each stage, below which an estimate says little
+LEAST_SECONDS = 30.0  # of work, below which an estimate says little
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def basis(results: Sequence[StageResult]) -> str:
     read = _file_bytes(results[0])
     seconds = sum(_task_seconds(result.folder) for result in results)
     line = f"scaled from {_short(read)}B of input files and {seconds:,.0f} s of work"
-    return line + ("; run it on more: most of that is starting up" if seconds < LEAST_SECONDS * len(results) else "")
+    return line + ("; run it on more, a part of so little is starting up" if seconds < LEAST_SECONDS else "")
 
 
 def _file_bytes(first: StageResult) -> float:
