@@ -14,6 +14,12 @@ from puyulm.errors import DataError
 UNKNOWN = "und"  # ISO 639: undetermined
 MAX_CHARACTERS = 100_000  # more of a text does not make the answer surer
 MIN_PROBABILITY = 0.5  # of fastText's first guess
+FASTTEXT_CHARACTERS = 2_000  # it averages over all words: more of a text takes time and changes nothing
+# Where CLD2 is not sure: its first guess counts if it covers so many per cent of the text. On the pages of Debian's
+# installation guide in 19 languages that takes "und" from 3.3 % to 0.4 %, and no more answers are wrong.
+MIN_SHARE = 50
+MIN_SCRIPT = 0.3  # share of ideographs, kana and Hangul among letters
+MIN_KANA = 0.1
 
 # What CLD2 refuses, besides halves of surrogate pairs: control characters and the code points that are no characters.
 _REFUSED = re.compile(
@@ -21,6 +27,7 @@ _REFUSED = re.compile(
     + "".join(f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(0, 0x110000, 0x10000))
     + "]"
 )
+_IDEOGRAPHS, _KANA, _HANGUL = map(re.compile, ("[\u3400-\u4dbf\u4e00-\u9fff]", "[\u3041-\u30ff]", "[\uac00-\ud7a3]"))
 _RENAMED = {"iw": "he", "jw": "jv", "in": "id", "ji": "yi", "mo": "ro", "nb": "no", "wuu": "zh", "yue": "zh"}
 # ISO 639-3, the labels of GlotLID and others: the languages that the web has most of.
 _THREE_LETTERS = """
@@ -38,7 +45,7 @@ def detect_languages(
     """Finds the language of each text.
 
     Args:
-        texts: Of any length; the first 100,000 characters count.
+        texts: Of any length; the first 100,000 characters count, and the first 2,000 for fastText.
         detector: CLD2, as in the InternLM2 report (section 3.1.1), or a fastText model.
         model: The fastText model's file, with labels such as `__label__en` (lid.176) or `__label__eng_Latn` (GlotLID).
 
@@ -61,7 +68,23 @@ def _cld2_language(cld2: Any, text: str) -> str:
         reliable, _, guesses = cld2.detect(text, isPlainText=True)
     except (cld2.error, ValueError):  # few texts need this, which takes as long as the detection
         reliable, _, guesses = cld2.detect(_REFUSED.sub(" ", text), isPlainText=True)
-    return _code(guesses[0][1]) if reliable else UNKNOWN
+    if reliable:
+        return _code(guesses[0][1])
+    return _by_script(text) or (_code(guesses[0][1]) if guesses[0][2] >= MIN_SHARE else UNKNOWN)
+
+
+def _by_script(text: str) -> str:
+    """Chinese, Japanese or Korean by what they are written in, where they are a good part of a text; else empty.
+
+    CLD2 is not sure of a few Chinese sentences, nor of Chinese with terms in Latin letters.
+    """
+    letters = sum(map(str.isalpha, text))
+    ideographs, kana, hangul = (len(script.findall(text)) for script in (_IDEOGRAPHS, _KANA, _HANGUL))
+    if not letters or ideographs + kana + hangul < MIN_SCRIPT * letters:
+        return ""
+    if hangul > ideographs + kana:
+        return "ko"
+    return "ja" if kana > MIN_KANA * (ideographs + kana) else "zh"
 
 
 def _with_fasttext(texts: Sequence[str], model: Path | None) -> list[str]:
@@ -70,7 +93,7 @@ def _with_fasttext(texts: Sequence[str], model: Path | None) -> list[str]:
     predict = _load_fasttext(model).predict
     languages = []
     for text in texts:
-        line = " ".join(_REFUSED.sub(" ", text[:MAX_CHARACTERS]).split())
+        line = " ".join(_REFUSED.sub(" ", text[:FASTTEXT_CHARACTERS]).split())
         labels, probabilities = predict(line) if line else ([], [])
         sure = len(labels) > 0 and probabilities[0] >= MIN_PROBABILITY
         languages.append(_code(labels[0].removeprefix("__label__")) if sure else UNKNOWN)

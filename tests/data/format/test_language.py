@@ -42,11 +42,19 @@ def test_what_is_no_language_is_undetermined(text: str) -> None:
     assert detect_languages([text]) == ["und"]
 
 
-def test_an_unsure_guess_is_none() -> None:
+def test_an_unsure_guess_counts_if_it_covers_half_of_the_text() -> None:
     text = "\n\n".join([TEXTS["ru"][0], *TEXTS["ru"]])  # CLD2 leaves out what is repeated
     reliable, _, guesses = pycld2.detect(text, isPlainText=True)
-    assert not reliable and guesses[0][1] == "ru"
-    assert detect_languages([text]) == ["und"]
+    assert not reliable and guesses[0][1] == "ru" and guesses[0][2] >= 50
+    assert detect_languages([text]) == ["ru"]
+
+
+@pytest.mark.parametrize(("text", "language"), [
+    ("日期 显示当前日期。", "zh"), ("表达式 Expression 返回 String 或 Variant 类型的值。", "zh"),
+    ("日付を表示します。", "ja"), ("현재 날짜", "ko"),
+])  # fmt: skip
+def test_short_texts_by_their_script(text: str, language: str) -> None:
+    assert detect_languages([text]) == [language]
 
 
 def test_what_cld2_refuses_is_taken_out() -> None:
