@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,13 +37,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     step.add_argument("--verify", action="store_true", help="also read all tokens and compare the shards' hashes")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int | None:
     """Runs one step of `puyu data`."""
-    {
+    steps: dict[str, Callable[[argparse.Namespace], int | None]] = {
         "run": run_run, "report": run_report, "look": run_look, "estimate": run_estimate,
         "train-scorer": run_train_scorer, "annotate": run_annotate, "tune-long": run_tune_long,
         "collect": _collect, "tokenize": _tokenize, "internevo": _internevo, "stats": _stats,
-    }[args.step](args)  # fmt: skip
+    }  # fmt: skip
+    return steps[args.step](args)
 
 
 def _configure_collect(step: argparse.ArgumentParser) -> None:

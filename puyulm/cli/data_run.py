@@ -24,8 +24,9 @@ def configure_run(parser: argparse.ArgumentParser) -> None:
     overrides.required = False  # argparse calls what is left over required
 
 
-def run_run(args: argparse.Namespace) -> None:
+def run_run(args: argparse.Namespace) -> int:
     """Runs the pipeline and says what came of it."""
+    import sys
     from pathlib import Path
 
     from puyulm.data.pipeline.recipe import DataRecipe
@@ -36,11 +37,16 @@ def run_run(args: argparse.Namespace) -> None:
     recipe = load_recipe(DataRecipe, recipe_file(Path(args.recipe)), overrides)
     if print_recipe:
         print(dump_recipe(recipe), end="")
-        return
-    results = run_pipeline(recipe, until=until)
+        return 0
+    try:
+        results = run_pipeline(recipe, until=until)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on behind the last finished task", file=sys.stderr)
+        return 130
     last = results[-1]
     print(f"{last.folder}: {last.counts.documents_out:,} documents, {last.counts.bytes_out / 1e6:,.1f} MB")
     print(f"look at it with: puyu data report {recipe.out}")
+    return 0
 
 
 def _flags(args: argparse.Namespace) -> tuple[bool, str, list[str]]:
