@@ -78,13 +78,14 @@ def run_pipeline(recipe: DataRecipe, executor: Executor | None = None, until: st
     try:
         with _locked(recipe.out):
             _write_plan(recipe)
-            _check_settings(recipe, steps)
-            previous = ""
+            fingerprints = [""]
+            for step in steps:
+                fingerprints.append(_fingerprint(recipe, step, fingerprints[-1]))
+            _check_settings(recipe, steps, fingerprints)
             for number, step in enumerate(steps, start=1):
-                fingerprint = _fingerprint(recipe, step, previous)
                 before = results[-1] if results else None
+                previous, fingerprint = fingerprints[number - 1], fingerprints[number]
                 results.append(_run_step(recipe, number, step, fingerprint, previous, before, own))
-                previous = fingerprint
                 print(summary_line(results[-1]), file=sys.stderr, flush=True)
     finally:
         if executor is None:
@@ -224,14 +225,11 @@ def _fingerprint(recipe: DataRecipe, step: Step, before: str) -> str:
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _check_settings(recipe: DataRecipe, steps: Sequence[Step]) -> None:
+def _check_settings(recipe: DataRecipe, steps: Sequence[Step], fingerprints: Sequence[str]) -> None:
     """Before hours of work: can every stage that will run load what its settings name (scorers, sets, lists)?"""
-    previous, runs = "", False
     for number, step in enumerate(steps, start=1):
-        previous = _fingerprint(recipe, step, previous)
-        folder = recipe.out / f"{number:02d}-{step.label}"
-        runs = runs or _state(folder).get("fingerprint") != previous or _finished(folder) is None
-        if not runs:
+        state = _state(recipe.out / f"{number:02d}-{step.label}")
+        if state.get("done") and state.get("fingerprint") == fingerprints[number]:
             continue
         if hasattr(step.settings, "check"):
             step.settings.check()
