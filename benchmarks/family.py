@@ -108,7 +108,7 @@ def loading_rows() -> list[Row]:
         for dtype, layers in ((torch.float32, 16), (torch.bfloat16, 36)):
             path = Path(folder) / str(dtype).removeprefix("torch.")
             decoder = Decoder(_config(STORED | dict(num_layers=layers), 32_000))
-            decoder.init_weights(torch.Generator().manual_seed(0))
+            decoder.init_weights(0)
             save_model(decoder.to(dtype), path, layout="llama")
             del decoder
             pairs = [(_load(path, "ours"), _load(path, "peer")) for _ in range(1 + PAIRS)][1:]
@@ -131,7 +131,7 @@ def _pair(shape: dict[str, int], vocab: int) -> tuple[Decoder, Any]:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     decoder = Decoder(_config(shape, vocab))
-    decoder.init_weights(torch.Generator().manual_seed(0))
+    decoder.init_weights(0)
     with tempfile.TemporaryDirectory(prefix="puyulm-bench-") as folder:
         save_model(decoder, Path(folder) / "m", layout="llama")
         ours = load_model(Path(folder) / "m").train()

@@ -43,3 +43,9 @@ class TrainError(PuyuError):
 
 class GenerationError(PuyuError):
     """A request to generate cannot be served as asked."""
+
+
+class Preempted(Exception):
+    """A run was told by a signal to stop, has saved a checkpoint, and should be started again (exit status 75)."""
+
+    EXIT_STATUS = 75  # EX_TEMPFAIL: schedulers can be told to put such a job back into the queue

@@ -50,7 +50,7 @@ def load_recipe(cls: type[R], path: Path | str, overrides: Sequence[str] = ()) -
 def recipe_dict(value: Any) -> Any:
     """A recipe, or a value of one, as plain mappings, lists and scalars; fields keep their order."""
     if dataclasses.is_dataclass(value):
-        return {field.name: recipe_dict(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {_key(field.name): recipe_dict(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {key: recipe_dict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -61,6 +61,11 @@ def recipe_dict(value: Any) -> Any:
 def dump_recipe(recipe: Any) -> str:
     """A recipe as YAML text that `load_recipe` reads back to an equal recipe."""
     return yaml.safe_dump(recipe_dict(recipe), sort_keys=False, allow_unicode=True)
+
+
+def _key(name: str) -> str:
+    """How a field is called in a recipe: Python's reserved words are written with a trailing underscore there."""
+    return name.rstrip("_")
 
 
 class _Loader(yaml.SafeLoader):
@@ -136,12 +141,15 @@ def _apply_overrides(values: dict[str, Any], overrides: Sequence[str], problems:
 def _child(place: Any, key: str) -> Any:
     """Where the next name of an override leads: into a mapping, which is made, or an item of a list; None if nowhere.
 
-    An item of a list is named by its number, or by a key of it: of the stages `[{clean: ...}, {dedup: ...}]`,
-    `stages.dedup` is what the second has under `dedup`.
+    An item of a list is named by its number, by its `name`, or by a key of it: of the stages `[{clean: ...}, {dedup:
+    ...}]`, `stages.dedup` is what the second has under `dedup`.
     """
     if isinstance(place, list):
         if key.isdigit():
             return place[int(key)] if int(key) < len(place) else None
+        named = next((item for item in place if isinstance(item, dict) and str(item.get("name")) == key), None)
+        if named is not None:
+            return named
         place = _named_item(place, key)
     if not isinstance(place, dict):
         return None
@@ -155,7 +163,8 @@ def _named_item(items: list[Any], key: str) -> Any:
 
 
 def _key_paths(cls: Any, prefix: str = "") -> Iterator[str]:
-    for name, hint in typing.get_type_hints(cls).items():
+    for field, hint in typing.get_type_hints(cls).items():
+        name = _key(field)
         yield prefix + name
         for option in (hint, *typing.get_args(hint)):
             if dataclasses.is_dataclass(option):
@@ -165,7 +174,7 @@ def _key_paths(cls: Any, prefix: str = "") -> Iterator[str]:
 def _convert_dataclass(value: Mapping[str, Any], cls: Any, prefix: str, report: _Report) -> Any:
     """The dataclass, or None when something was wrong inside (and has been reported)."""
     before = len(report.problems)
-    hints, fields = typing.get_type_hints(cls), {field.name: field for field in dataclasses.fields(cls)}
+    hints, fields = typing.get_type_hints(cls), {_key(field.name): field for field in dataclasses.fields(cls)}
     converted: dict[str, Any] = {}
     for key, item in value.items():
         where = f"{prefix}{key}"
@@ -173,7 +182,7 @@ def _convert_dataclass(value: Mapping[str, Any], cls: Any, prefix: str, report: 
             report.problems.append(f"unknown key '{where}'; the nearest known one is '{_nearest(where, report.known)}'")
             continue
         try:
-            converted[key] = _convert(item, hints[key], where, report)
+            converted[fields[key].name] = _convert(item, hints[fields[key].name], where, report)
         except _Wrong as wrong:
             report.problems.append(f"'{where}' must be {wrong}, not {_describe(item)}")
     for name, field in fields.items():
@@ -214,8 +223,9 @@ def _convert_union(value: Any, options: tuple[Any, ...], where: str, report: _Re
     if type(None) in options and (value is None or (isinstance(value, _Raw) and value in ("null", "none", "~"))):
         return None
     options = tuple(option for option in options if option is not type(None))
-    if isinstance(value, Mapping):  # at most one option of a union is a mapping: its own problems are the useful ones
-        options = tuple(filter(dataclasses.is_dataclass, options)) or options
+    if isinstance(value, Mapping) and (classes := tuple(filter(dataclasses.is_dataclass, options))):
+        # The class that knows most of the keys is meant: its own problems are the useful ones.
+        options = (max(classes, key=lambda cls: len(value.keys() & {_key(f.name) for f in dataclasses.fields(cls)})),)
     wanted = []
     for option in options:
         try:

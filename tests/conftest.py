@@ -37,7 +37,7 @@ def tiny_config(**changes: object) -> ModelConfig:
 def tiny_decoder(seed: int = 0, **changes: object) -> Decoder:
     """A tiny decoder with weights large enough that logits differ clearly."""
     decoder = Decoder(tiny_config(initializer_range=0.2, **changes))
-    decoder.init_weights(torch.Generator().manual_seed(seed))
+    decoder.init_weights(seed)
     return decoder.eval()
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from puyulm import __version__
-from puyulm.errors import PuyuError
+from puyulm.errors import Preempted, PuyuError
 
 # verb -> (module, one line for --help). A module has `configure(parser)` and `run(args) -> int | None`.
 VERBS = {
@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb.
 
     Returns:
-        The exit status: 0, or what the verb returns; 2 for bad input; 130 after Ctrl-C.
+        The exit status: 0, or what the verb returns; 2 for bad input; 130 after Ctrl-C; 75 where a run should be
+        started again.
     """
     # Before PyTorch is loaded: by default its threads spin while they wait for one another, and where another program
     # wants a core too, steps of a small model then take 20 times as long. With short spins they do not, and lose
@@ -51,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+    except Preempted as preempted:
+        return preempted.EXIT_STATUS
     except BrokenPipeError:  # the reader (`| head`) has left; say nothing, and keep the interpreter from flushing
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

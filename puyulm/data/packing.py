@@ -30,12 +30,14 @@ class PackedBatch:
         targets: `[T]` int64, the next token of the same document, or -100 at its last token.
         lengths: Length of each sample, in order; they sum to T. A sample attends only to itself.
         num_bytes: UTF-8 bytes of the documents whose last token is here: exact when summed over whole documents.
+        sources: Source of each sample, an index into the course's names; None where sources are not told apart.
     """
 
     tokens: np.ndarray
     targets: np.ndarray
     lengths: list[int]
     num_bytes: int
+    sources: list[int] | None = None
 
     @property
     def num_targets(self) -> int:
@@ -172,10 +174,11 @@ def _samples(shards: TokenShards, plan: _Plan, start: int, stop: int) -> list[_S
     return samples
 
 
-def _joined(samples: list[_Sample]) -> PackedBatch:
+def _joined(samples: list[_Sample], sources: list[int] | None = None) -> PackedBatch:
     return PackedBatch(
         tokens=np.concatenate([sample.tokens for sample in samples]),
         targets=np.concatenate([sample.targets for sample in samples]),
         lengths=[len(sample.tokens) for sample in samples],
         num_bytes=sum(sample.num_bytes for sample in samples),
+        sources=sources,
     )

@@ -7,14 +7,13 @@ knows nothing of ranks, caches or quantisation; those are applied from outside.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from puyulm.model.attention import Attention
 from puyulm.model.config import ModelConfig
+from puyulm.model.init import initial_values
 from puyulm.model.rope import RopeTables, rope_tables, rotate
 
 
@@ -66,12 +65,16 @@ class SelfAttention(nn.Module):
         self.qkv = Linear(config.hidden_size, config.qkv_size, bias=config.qkv_bias)
         self.out = Linear(config.num_heads * config.head_dim, config.hidden_size, bias=config.out_bias)
 
-    def forward(self, x: Tensor, rope: RopeTables, attention: Attention, layer: int) -> Tensor:
-        qkv = self.qkv(x).view(x.shape[0], -1, self.q_per_kv + 2, self.head_dim)
+    def project(self, x: Tensor, rope: RopeTables) -> tuple[Tensor, Tensor, Tensor]:
+        """`[T, H]` -> rotated queries `[T, KV, q_per_kv, D]`, rotated keys and values `[T, KV, D]`."""
+        qkv = self.qkv(x).unflatten(-1, (-1, self.q_per_kv + 2, self.head_dim))
         queries_and_key, value = qkv.split((self.q_per_kv + 1, 1), dim=2)
         rotated = rotate(queries_and_key, rope)
-        mixed = attention(layer, rotated[:, :, :-1], rotated[:, :, -1], value[:, :, 0])
-        return self.out(mixed.reshape(x.shape[0], -1))
+        return rotated[:, :, :-1], rotated[:, :, -1], value[:, :, 0]
+
+    def forward(self, mixed: Tensor) -> Tensor:
+        """Mixed values `[T, KV, q_per_kv, D]` -> `[T, H]`."""
+        return self.out(mixed.flatten(1))
 
 
 class MLP(nn.Module):
@@ -88,12 +91,15 @@ class MLP(nn.Module):
         self.down = Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).view(x.shape[0], -1, 2, self.block).unbind(2)
+        gate, up = self.gate_up(x).unflatten(-1, (-1, 2, self.block)).unbind(2)
         return self.down((F.silu(gate) * up).flatten(1))
 
 
 class Block(nn.Module):
-    """One layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+    """One layer: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    What is before and what is behind the mixing of values are functions of tokens alone: these are what is compiled.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -103,7 +109,16 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, rope: RopeTables, attention: Attention, layer: int) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rope, attention, layer)
+        q, k, v = self.before(x, rope)
+        return self.behind(x, attention(layer, q, k, v))
+
+    def before(self, x: Tensor, rope: RopeTables) -> tuple[Tensor, Tensor, Tensor]:
+        """`[T, H]` -> queries, keys and values to mix, as `SelfAttention.project` gives them."""
+        return self.attention.project(self.attention_norm(x), rope)
+
+    def behind(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """`[T, H]` and the mixed values -> the layer's `[T, H]`."""
+        x = x + self.attention(mixed)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -157,22 +172,7 @@ class Decoder(nn.Module):
         return self.head(hidden[cu_seqlens[1:].long() - 1]).float().squeeze(-1)
 
     @torch.no_grad()
-    def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Fills the parameters to train from scratch.
-
-        Matrices come from N(0, initializer_range), those that write to the residual stream scaled by
-        1 / sqrt(2 num_layers) (GPT-2), untied embeddings from N(0, 1): were they small, the first updates of the layers
-        would drown them. Biases are 0, norms 1; a reward head starts at 0.
-        """
-        std = self.config.initializer_range
+    def init_weights(self, seed: int = 0) -> None:
+        """Fills the parameters to train from scratch, see `puyulm.model.init`."""
         for name, parameter in self.named_parameters():
-            if parameter.dim() == 1:
-                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-            elif name == "embed.weight" and not self.config.tie_embeddings:
-                parameter.normal_(0.0, 1.0, generator=generator)
-            elif name.endswith(("attention.out.weight", "mlp.down.weight")):
-                parameter.normal_(0.0, std / math.sqrt(2 * self.config.num_layers), generator=generator)
-            else:
-                parameter.normal_(0.0, std, generator=generator)
-        if self.config.head == "reward":
-            self.head.weight.zero_()
+            parameter.copy_(initial_values(self.config, name, tuple(parameter.shape), seed))

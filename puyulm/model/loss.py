@@ -7,7 +7,7 @@ time in the forward; what is kept for the backward is the gradient of the hidden
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,59 +19,142 @@ CHUNK_BYTES = 64 * 2**20
 """Size of one chunk's float32 logits: large enough for full-speed matrix products, small beside the model."""
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, denominator: float | Tensor) -> Tensor:
-    """Cross entropy of `hidden @ weight.T` against `targets`, summed and divided by `denominator`.
+class VocabularyPart(Protocol):
+    """Rows `start` and following of a head that is split over ranks, and how ranks combine what each has of them."""
+
+    start: int
+
+    def max(self, values: Tensor) -> Tensor:
+        """The element-wise maximum over the ranks of `[T]` values."""
+        ...
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The element-wise sum over the ranks."""
+        ...
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    denominator: float | Tensor,
+    *,
+    z_loss: float = 0.0,
+    part: VocabularyPart | None = None,
+) -> Tensor:
+    """Cross entropy of `hidden @ weight.T` against `targets`, summed and divided by `denominator`; see `head_loss`."""
+    return head_loss(hidden, weight, targets, denominator, z_loss=z_loss, part=part)[0]
+
+
+def head_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    denominator: float | Tensor,
+    *,
+    z_loss: float = 0.0,
+    part: VocabularyPart | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy of `hidden @ weight.T` against `targets`, summed and divided by `denominator`, and token by token.
 
     Dividing a sum by a count given from outside keeps the loss the same however tokens are split into micro-batches.
 
     Args:
         hidden: `[T, H]`.
-        weight: `[V, H]`, the head.
+        weight: `[V, H]`, the head, or some rows of it.
         targets: `[T]`, ids of the next tokens, or `IGNORE`.
         denominator: Usually the number of target tokens of the whole step.
+        z_loss: Adds `z_loss * log(Z)^2` to each token's part of the sum, where Z is the sum that softmax divides by;
+            keeps logits from drifting (PaLM, section 5: 1e-4).
+        part: Where `weight` has some rows only, which. The gradient of `hidden` is then of these rows, to be summed
+            over the ranks.
 
     Returns:
-        Scalar, float32.
+        Scalar, float32; and without a gradient `[T]` float32, `-log p(target)`, 0 where the target is `IGNORE`, the
+        z-loss left out.
     """
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        return _LinearCrossEntropy.apply(hidden, weight, targets, denominator)
-    total = token_losses(hidden, weight, targets).sum()
-    return total / denominator
+        return _HeadLoss.apply(hidden, weight, targets, denominator, z_loss, part)
+    losses, log_z = _token_losses(hidden, weight, targets, part)
+    total = losses.sum()
+    if z_loss:
+        total = total + z_loss * log_z.masked_fill(targets == IGNORE, 0.0).square().sum()
+    return total / denominator, losses
+
+
+def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """`-log p(target)` of every token, `[T]` float32, 0 where the target is `IGNORE`; no gradient."""
+    return _token_losses(hidden, weight, targets, None)[0]
 
 
 @torch.no_grad()
-def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """`-log p(target)` of every token, `[T]` float32, 0 where the target is `IGNORE`; no gradient."""
-    losses = torch.zeros(len(targets), dtype=torch.float32, device=hidden.device)
-    for part in _chunks(hidden, weight):
-        log_probs = torch.log_softmax((hidden[part] @ weight.T).float(), dim=-1)
-        losses[part] = -_pick(log_probs, targets[part])
-    return losses
+def _token_losses(
+    hidden: Tensor, weight: Tensor, targets: Tensor, part: VocabularyPart | None
+) -> tuple[Tensor, Tensor]:
+    losses, log_z = (torch.zeros(len(targets), dtype=torch.float32, device=hidden.device) for _ in range(2))
+    for rows in _chunks(hidden, weight):
+        _, losses[rows], log_z[rows] = _log_softmax((hidden[rows] @ weight.T).float(), targets[rows], part)
+    return losses, log_z
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
+def _log_softmax(logits: Tensor, targets: Tensor, part: VocabularyPart | None) -> tuple[Tensor, Tensor, Tensor]:
+    """`[T, V]` logits, which are overwritten -> log probabilities, `-log p(target)` (0 where ignored), and log Z."""
+    ignored = targets == IGNORE
+    if part is None:
+        at = targets.clamp_min(0)[:, None]
+        target_logits = logits.gather(-1, at)
+        log_probs = torch.log_softmax(logits, dim=-1, out=logits) if logits.is_cpu else logits.log_softmax(-1)
+        picked = log_probs.gather(-1, at)
+        return log_probs, -picked.squeeze(-1).masked_fill(ignored, 0.0), (target_logits - picked).squeeze(-1)
+    peak = part.max(logits.amax(-1))
+    log_z = peak + part.sum((logits - peak[:, None]).exp_().sum(-1)).log_()
+    at, here = _within(targets, part, logits.shape[-1])
+    target_logits = part.sum(logits.gather(-1, at[:, None]).squeeze(-1) * here)
+    return logits.sub_(log_z[:, None]), (log_z - target_logits).masked_fill(ignored, 0.0), log_z
+
+
+def _within(targets: Tensor, part: VocabularyPart | None, size: int) -> tuple[Tensor, Tensor]:
+    """Each target's column among the rows of the head that are here, and whether it is one of them."""
+    at = targets - (0 if part is None else part.start)
+    here = (at >= 0) & (at < size) & (targets != IGNORE)
+    return at.clamp(0, size - 1), here
+
+
+class _HeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, denominator: float | Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        denominator: float | Tensor,
+        z_loss: float,
+        part: VocabularyPart | None,
+    ) -> tuple[Tensor, Tensor]:
         # A frozen head (LoRA, a tied embedding that is not trained) needs no gradient of its own.
         # It is a sum over chunks, which half precision would round at every one.
         wide = torch.promote_types(weight.dtype, torch.float32)
         grad_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for part in _chunks(hidden, weight):
-            x, target = hidden[part], targets[part]
-            logits = (x @ weight.T).float()
-            log_probs = torch.log_softmax(logits, dim=-1, out=logits) if logits.is_cpu else logits.log_softmax(-1)
-            total -= _pick(log_probs, target).sum()
-            # d loss / d logits = (softmax - onehot) / denominator on the tokens that count
-            grad = log_probs.exp_()
+        for rows in _chunks(hidden, weight):
+            x, target = hidden[rows], targets[rows]
+            log_probs, losses[rows], log_z = _log_softmax((x @ weight.T).float(), target, part)
             counted = target != IGNORE
-            rows = torch.arange(len(target), device=target.device)
-            grad[rows, target.clamp_min(0)] -= 1.0
+            total += losses[rows].sum()
+            if z_loss:
+                total += z_loss * log_z.masked_fill(~counted, 0.0).square().sum()
+            # d loss / d logits = (softmax (1 + 2 z log Z) - onehot) / denominator on the tokens that count
+            grad = log_probs.exp_()
+            if z_loss:
+                grad.mul_((1 + 2 * z_loss * log_z)[:, None])
+            at, here = _within(target, part, grad.shape[-1])
+            grad[torch.arange(len(at), device=at.device), at] -= here.to(grad.dtype)
             grad.mul_((counted / denominator).to(grad.dtype)[:, None])
             grad = grad.to(weight.dtype)
             if grad_hidden is not None:
-                torch.mm(grad, weight, out=grad_hidden[part])
+                torch.mm(grad, weight, out=grad_hidden[rows])
             if grad_weight is not None and grad_weight.dtype == grad.dtype:
                 grad_weight.addmm_(grad.T, x)
             elif grad_weight is not None:
@@ -79,24 +162,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if grad_weight is not None:
             grad_weight = grad_weight.to(weight.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight)
-        return total / denominator
+        ctx.mark_non_differentiable(losses)
+        return total / denominator, losses
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         if not (grad_loss.is_cpu and grad_loss.item() == 1.0):  # the usual case on a CPU needs no pass over the head
             grad_hidden = None if grad_hidden is None else grad_hidden * grad_loss.to(grad_hidden.dtype)
             grad_weight = None if grad_weight is None else grad_weight * grad_loss.to(grad_weight.dtype)
-        return grad_hidden, grad_weight, None, None
+        return grad_hidden, grad_weight, None, None, None, None
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
     size = max(128, CHUNK_BYTES // (4 * weight.shape[0]))
     return [slice(start, min(start + size, len(hidden))) for start in range(0, len(hidden), size)]
-
-
-def _pick(log_probs: Tensor, targets: Tensor) -> Tensor:
-    """Log probability of each target, `[T]`, 0 where ignored."""
-    picked = log_probs.gather(-1, targets.clamp_min(0)[:, None]).squeeze(-1)
-    return picked.masked_fill(targets == IGNORE, 0.0)

@@ -1,52 +1,41 @@
 """The one training loop, for pretraining and fine-tuning alike.
 
-It is handed a decoder, a source of packed batches found by number, and settings. Everything that could differ between
-two runs of the same recipe (batches, learning rates) is a function of the step's number, so a resumed run goes on with
-the very numbers of an uninterrupted one.
+It is handed a model over any number of ranks, a course that says what each step is, and settings. Everything that could
+differ between two runs of the same recipe (batches, learning rates) is a function of the step's number, so a resumed
+run goes on with the very numbers of an uninterrupted one, on whatever ranks.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from puyulm.data.packing import PackedBatch
 from puyulm.errors import TrainError
-from puyulm.model.attention import PackedAttention
-from puyulm.model.decoder import Decoder
-from puyulm.model.loss import IGNORE, linear_cross_entropy
-from puyulm.progress import Progress
-from puyulm.train.checkpoint import TrainState, latest_checkpoint, load_checkpoint, save_checkpoint
-from puyulm.train.metrics import JsonLines, StepLog
-from puyulm.train.optimizer import adamw, clip_gradients, set_learning_rate
-from puyulm.train.schedule import learning_rate
+from puyulm.parallel.build import Fill, ParallelModel
+from puyulm.train.checkpoint import Checkpoints, TrainState
+from puyulm.train.course import Course
+from puyulm.train.feed import Feed
+from puyulm.train.guard import Guard
+from puyulm.train.metrics import RunLog, training_flops
+from puyulm.train.optimizer import Optimizer
 from puyulm.train.settings import TrainSettings
+from puyulm.train.signals import StopSignals
+from puyulm.train.step import StepResult, to_device, train_step
 
-METRICS_FILE, VALIDATION_FILE = "metrics.jsonl", "validation.jsonl"
+Validate = Callable[[ParallelModel], Mapping[str, float]]
+"""Measures a model, on all ranks together; the names and values go to `validation.jsonl`."""
 
-SPARSE = 0.9
-"""Below this share of target tokens (fine-tuning) the head, a large matrix, is spared the other tokens."""
-
-Validate = Callable[[Decoder], Mapping[str, float]]
-"""Measures a model; the names and values go to `validation.jsonl`."""
-
-
-class BatchSource(Protocol):
-    """Micro-batches found by number: the same number always gives the same batch."""
-
-    def batch(self, step: int) -> PackedBatch: ...
+Export = Callable[[ParallelModel, int], None]
+"""Writes the model of a step in the published layout, on all ranks together."""
 
 
 @dataclass(frozen=True)
@@ -59,128 +48,227 @@ class TrainResult:
 
 
 def train(
-    decoder: Decoder,
-    source: BatchSource,
+    model: ParallelModel,
+    course: Course,
     settings: TrainSettings,
     folder: Path,
     *,
-    steps: int,
     identity: Mapping[str, Any],
+    fill: Fill,
     validate: Validate | None = None,
-    bits_per_byte_factor: float | None = None,
+    export: Export | None = None,
     label: str = "training",
 ) -> TrainResult:
     """Trains in place, from the newest checkpoint in `folder` where there is one.
 
-    Writes `metrics.jsonl` (a line a step: loss in nats per target token, learning rate, gradient norm, speed),
-    `validation.jsonl`, and `checkpoints/`. Ctrl-C and SIGTERM let the step finish and write a checkpoint first.
+    Writes `metrics.jsonl` (a line a step), `validation.jsonl`, and `checkpoints/`. Ctrl-C, SIGTERM and SIGUSR1 let the
+    step finish and write a checkpoint first.
 
     Args:
-        source: Step s takes micro-batches `s * accumulation` to `(s + 1) * accumulation - 1`.
         folder: The run's, made ready by `open_run`.
-        steps: Optimizer steps of the whole run.
         identity: Stored in the checkpoints, see `open_run`.
+        fill: Gives the model its first weights, where there is no checkpoint.
         validate: Called every `eval_every` steps and after the last.
-        bits_per_byte_factor: What a loss is multiplied with to give bits per byte of text, where that is known.
+        export: Called every `export_every` steps.
 
     Raises:
-        TrainError: A loss or gradient is not finite, or a checkpoint cannot be read or written.
-        KeyboardInterrupt: After the checkpoint that an interruption asked for.
+        TrainError: Steps could not be taken again and again, or a checkpoint cannot be read or written.
+        KeyboardInterrupt: After the checkpoint that Ctrl-C asked for.
+        Preempted: After the checkpoint that another signal asked for.
     """
-    device = pick_device(settings.device)
-    decoder.to(device).train()
-    optimizer = adamw(decoder, settings)
-    state, checkpoint = TrainState(step=0, tokens=0, identity=dict(identity)), latest_checkpoint(folder)
-    if checkpoint is not None:
-        state = load_checkpoint(checkpoint, decoder, optimizer)
-        where = f"resuming at step {state.step:,} of {steps:,}" if state.step < steps else "already trained"
-        print(f"{label}: {where} ({folder})", file=sys.stderr, flush=True)
-    metrics = JsonLines(folder / METRICS_FILE, state.step)
-    validations = JsonLines(folder / VALIDATION_FILE, state.step)
+    run = _Run(model, course, settings, folder, dict(identity), fill, validate, export, label)
+    parts = model.world.plan.data_size
+    with StopSignals() as stop, Feed(course, model.world.data_rank, parts, settings.prefetch) as feed:
+        try:
+            run.begin()
+            while run.state.step < course.steps:
+                run.take_step(feed.batches(run.state.step, run.state.skips), stop.asked)
+                run.after_step()
+                if run.stopping and run.state.step < course.steps:
+                    run.save(wait=True)
+                    run.log.say(f"stopped after step {run.state.step:,}; the same command goes on from there")
+                    stop.end()
+            if stop.asked:  # in the last step or its validation: what follows the run is not wanted either
+                run.log.say(f"all {course.steps:,} steps are done; the same command only saves the model")
+                stop.end()
+        finally:
+            run.end()
+    model.train(False)
+    return TrainResult(run.state.step, run.state.tokens, run.measured)
 
-    def due(every: int | None) -> bool:
-        return state.step == steps or (every is not None and state.step > 0 and state.step % every == 0)
 
-    def validate_if_due() -> None:
-        if validate is None or not due(settings.eval_every) or validations.last.get("step") == state.step:
+class _Run:
+    """The state of a run between its steps."""
+
+    def __init__(
+        self, model: ParallelModel, course: Course, settings: TrainSettings, folder: Path, identity: dict[str, Any],
+        fill: Fill, validate: Validate | None, export: Export | None, label: str,
+    ) -> None:  # fmt: skip
+        self.model, self.course, self.settings, self.folder, self.label = model, course, settings, folder, label
+        self._fill, self._validate, self._export = fill, validate, export
+        self.world = model.world
+        self.optimizer = Optimizer(dict(model.named_parameters()), settings)
+        self.guard = Guard(settings.spikes, self.world.device)
+        self.checkpoints = Checkpoints(folder, self.world, settings)
+        self.state = TrainState(step=0, tokens=0, identity=identity)
+        self.stopping = False
+        self.measured: dict[str, float] = {}
+        # Steps whose values have not come from the device yet. On a GPU the host looks one step behind, and so never
+        # waits for the device to be idle.
+        self._pending: deque[tuple[_Step, Tensor, torch.cuda.Event | None]] = deque()
+        self._lag = 1 if self.world.device.type == "cuda" else 0
+
+    def begin(self) -> None:
+        """First weights or the newest checkpoint, and a validation that a killed run still owes."""
+        path = self.checkpoints.newest()
+        if path is None:
+            self._fill(self.model)
+        else:
+            self.state = self.checkpoints.load(path, self._tensors())
+            if self.world.main:
+                done = self.state.step >= self.course.steps
+                where = f"resuming at step {self.state.step:,} of {self.course.steps:,}"
+                print(f"{self.label}: {'already trained' if done else where} ({self.folder})", file=sys.stderr)
+        self._open_log()
+        last = self.log.validations.last if self.log.validations is not None else {}
+        last = self.world.share(dict(last))
+        if last.get("step") == self.state.step:
+            self.measured = {name: value for name, value in last.items() if name not in ("step", "tokens")}
+        else:
+            self._validate_if_due()
+
+    def take_step(self, batches: list[PackedBatch], flag: bool) -> None:
+        """One step; its values are looked at when they have come from the device."""
+        course, step = self.course, self.state.step
+        theta = course.rope_theta(step)
+        if theta is not None and theta != self.model.config.rope.theta:
+            self.model.evolve(rope=replace(self.model.config.rope, theta=theta))
+        lr = course.lr(step)
+        result = train_step(
+            self.model, self.optimizer, self.guard, to_device(self.model, batches), lr, self.settings,
+            num_sources=len(course.sources), flag=flag,
+        )  # fmt: skip
+        parts = self.world.plan.data_size
+        tokens = sum(len(batch.tokens) for batch in batches) * parts
+        flops = sum(training_flops(self.model.config, batch.lengths) for batch in batches) * parts
+        phase = course.phase_index(step)
+        self.state = replace(self.state, step=step + 1, tokens=self.state.tokens + tokens, phase=phase)
+        self._push(_Step(self.state, lr, tokens, flops), result)
+        while len(self._pending) > self._lag:
+            self._look()
+
+    def after_step(self) -> None:
+        """Goes back, saves, validates and exports where that is due."""
+        due = [self._due(every) for every in (self.settings.checkpoint_every, self.settings.eval_every)]
+        due.append(self.settings.export_every is not None and self._due(self.settings.export_every))
+        if self.stopping or any(due) or self.state.streak >= self.settings.spikes.patience:
+            while self._pending:
+                self._look()
+        if self.state.streak >= self.settings.spikes.patience:
+            self._roll_back()
             return
-        measured = validate(decoder)
-        if not all(map(math.isfinite, measured.values())):
-            raise TrainError(f"step {state.step}: the validation is not finite: {dict(measured)}")
-        validations.append([{"step": state.step, "tokens": state.tokens, **measured}])
-        shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in measured.items())
-        progress.write(f"{label}: step {state.step:,}: validation {shown}")
+        if due[0]:
+            self.save()
+        self._validate_if_due()
+        if due[2] and self._export is not None:
+            self._export(self.model, self.state.step)
+        if any(due):
+            self.log.pause()
 
-    with Progress(label, total=steps, unit="step", initial=state.step) as progress, _stop_signals() as stop:
-        validate_if_due()  # a run killed between a checkpoint and its validation does it now
-        log = StepLog(decoder.config, metrics, progress, bits_per_byte_factor)
-        while state.step < steps:
-            batches = [source.batch(state.step * settings.accumulation + i) for i in range(settings.accumulation)]
-            lr = learning_rate(state.step, steps, settings)
-            set_learning_rate(optimizer, lr)
-            loss, norm = train_step(decoder, optimizer, batches, settings, device)
-            state = state.after(tokens=sum(len(batch.tokens) for batch in batches))
-            log.add(state, batches, lr, loss, norm)
+    def save(self, wait: bool = False) -> None:
+        """Writes a checkpoint."""
+        self.checkpoints.save(self._tensors(), self.state, wait=wait)
 
-            save = stop.is_set() or due(settings.checkpoint_every)
-            if save or due(settings.eval_every) or due(settings.log_every):
-                log.flush(checkpoint)
-            if save:
-                checkpoint = save_checkpoint(folder, decoder, optimizer, state, settings.keep_checkpoints)
-            if stop.is_set() and state.step < steps:
-                progress.write(f"{label}: stopped after step {state.step:,}; the same command goes on from there")
-                raise KeyboardInterrupt
-            validate_if_due()
-            log.restart_clock_if_flushed()
-        if stop.is_set():  # in the last step or its validation: what follows the run is not wanted either
-            progress.write(f"{label}: all {steps:,} steps are done; the same command only saves the model")
-            raise KeyboardInterrupt
-    decoder.eval()
-    measured = {name: value for name, value in validations.last.items() if name not in ("step", "tokens")}
-    return TrainResult(state.step, state.tokens, measured)
+    def end(self) -> None:
+        """Leaves files as they should be, whatever ended the run."""
+        self.checkpoints.finish()
+        if hasattr(self, "log"):
+            self.log.close()
+
+    def _open_log(self) -> None:
+        if hasattr(self, "log"):
+            self.log.close()
+        self.log = RunLog(
+            self.folder, self.model.config, self.course, self.settings, self.world, self.state, self.label
+        )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {
+            **{f"model.{name}": parameter.detach() for name, parameter in self.model.named_parameters()},
+            **{f"optimizer.{name}": tensor for name, tensor in self.optimizer.state_tensors().items()},
+            **{f"guard.{name}": tensor for name, tensor in self.guard.state_tensors().items()},
+        }
+
+    def _push(self, step: _Step, result: StepResult) -> None:
+        values = torch.cat((result.values, result.sources.flatten()))
+        event = None
+        if values.is_cuda:
+            values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self._pending.append((step, values, event))
+
+    def _look(self) -> None:
+        step, tensor, event = self._pending.popleft()
+        if event is not None:
+            event.synchronize()
+        values = tensor.tolist()
+        sources = tensor[5:].view(2, -1).tolist()
+        skipped = bool(values[3])
+        self.stopping |= values[4] > 0
+        before = self.state
+        self.state = replace(before, skipped=before.skipped + skipped, streak=before.streak + 1 if skipped else 0)
+        self.log.step(step.state, step.lr, values, sources, step.tokens, step.flops)
+        if skipped:
+            self.log.event(
+                step.state.step, "skipped",
+                f"step {step.state.step:,} is not taken: loss {values[0]:g}, gradient norm {values[1]:g}, "
+                f"{self.state.streak} in a row",
+            )  # fmt: skip
+
+    def _roll_back(self) -> None:
+        """Back to the checkpoint before the steps that were not taken; their data, and all since, is left out."""
+        step, spikes = self.state.step, self.settings.spikes
+        self.checkpoints.finish()
+        path = self.checkpoints.newest(at_most=step - self.state.streak)
+        rollbacks = self.state.rollbacks + 1
+        if path is None or rollbacks > spikes.max_rollbacks:
+            why = "there is no checkpoint yet" if path is None else f"it went back {spikes.max_rollbacks} times already"
+            raise TrainError(
+                f"step {step}: {self.state.streak} steps in a row have a loss or gradient that is not finite or a spike, and "
+                f"{why}; lower settings.lr or settings.clip_norm, or lengthen settings.warmup_ratio"
+            )
+        before = self.state
+        self.state = self.checkpoints.load(path, self._tensors())
+        skips = self.course.skip(self.state.step, step - 1, self.state.skips)
+        self.state = replace(self.state, skips=skips, skipped=before.skipped, rollbacks=rollbacks, streak=0)
+        self._open_log()
+        self.log.event(
+            step, "rollback",
+            f"back from step {step:,} to the checkpoint of step {self.state.step:,}; the batches between are left out",
+        )  # fmt: skip
+
+    def _validate_if_due(self) -> None:
+        if self._validate is None or not self._due(self.settings.eval_every):
+            return
+        self.measured = dict(self._validate(self.model))
+        if not all(map(math.isfinite, self.measured.values())):
+            raise TrainError(f"step {self.state.step}: the validation is not finite: {self.measured}")
+        self.log.validation(self.state, self.measured)
+
+    def _due(self, every: int | None) -> bool:
+        step = self.state.step
+        return step == self.course.steps or (every is not None and step > 0 and step % every == 0)
 
 
-def train_step(
-    decoder: Decoder,
-    optimizer: torch.optim.Optimizer,
-    batches: Sequence[PackedBatch],
-    settings: TrainSettings,
-    device: torch.device,
-) -> tuple[Tensor, Tensor]:
-    """One optimizer step over micro-batches.
+@dataclass(frozen=True)
+class _Step:
+    """A step on its way to the log; `state` is that after it."""
 
-    The loss is the sum over all target tokens of the step, divided by their number: it does not depend on how the
-    tokens are split into micro-batches.
-
-    Returns:
-        Loss in nats per target token and gradient norm before clipping: scalars on the device, not waited for.
-    """
-    count = sum(batch.num_targets for batch in batches)
-    if count == 0:
-        raise TrainError("a step's batches hold no token to learn from; look at the data, or make batches larger")
-    total = torch.zeros((), device=device)
-    for batch in batches:
-        loss = batch_loss(decoder, batch, count, device, getattr(torch, settings.dtype))
-        loss.backward()
-        total += loss.detach()
-    norm = clip_gradients(decoder.parameters(), settings.clip_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return total, norm
-
-
-def batch_loss(
-    decoder: Decoder, batch: PackedBatch, denominator: float, device: torch.device, dtype: torch.dtype
-) -> Tensor:
-    """Summed next-token loss of packed documents over `denominator`, a scalar with a gradient."""
-    attention = PackedAttention(batch.lengths, device)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        hidden = decoder(torch.from_numpy(batch.tokens).to(device), attention.positions, attention)
-    targets = torch.from_numpy(batch.targets)
-    if batch.num_targets < SPARSE * len(targets):
-        counted = (targets != IGNORE).nonzero().squeeze(-1)
-        hidden, targets = hidden.index_select(0, counted.to(device)), targets[counted]
-    return linear_cross_entropy(hidden.to(dtype), decoder.head.weight.to(dtype), targets.to(device), denominator)
+    state: TrainState
+    lr: float
+    tokens: int
+    flops: float
 
 
 def pick_device(name: str) -> torch.device:
@@ -194,26 +282,3 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise TrainError("settings.device is cuda, but PyTorch finds no CUDA device; use --settings.device cpu")
     return torch.device(name)
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Turns the first Ctrl-C or SIGTERM into a set event; a second one interrupts at once."""
-    stop = threading.Event()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        # Not print: the signal may arrive in the middle of one.
-        os.write(2, b"\nstopping after this step, with a checkpoint (again to stop at once)\n")
-
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
-        yield stop
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

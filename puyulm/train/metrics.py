@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from puyulm.data.packing import PackedBatch
-from puyulm.errors import TrainError
 from puyulm.model.config import ModelConfig
+from puyulm.parallel.world import World
 from puyulm.progress import Progress
 from puyulm.train.checkpoint import TrainState
+from puyulm.train.course import Course
+from puyulm.train.settings import TrainSettings
+
+METRICS_FILE, VALIDATION_FILE = "metrics.jsonl", "validation.jsonl"
 
 
 class JsonLines:
@@ -48,59 +48,81 @@ class JsonLines:
                 file.write("".join(map(_line, rows)))
 
 
-class StepLog:
-    """The steps since the last look at the device: their losses are read, checked and written together."""
+class RunLog:
+    """What is written down and shown of a run's steps; only the main process does.
+
+    Args:
+        folder: Of the run.
+        config: Of the model, for floating-point operations.
+        steps: Of the whole run.
+        state: Where the run starts; later lines of its files are dropped.
+    """
 
     def __init__(
-        self, config: ModelConfig, metrics: JsonLines, progress: Progress, bits_per_byte_factor: float | None
-    ) -> None:
-        self._config, self._metrics, self._progress = config, metrics, progress
-        self._bits_per_byte_factor = bits_per_byte_factor
-        self._rows: list[dict[str, Any]] = []
-        self._scalars: list[Tensor] = []
-        self._tokens = self._flops = 0.0
-        self._started = time.perf_counter()
+        self, folder: Path, config: ModelConfig, course: Course, settings: TrainSettings, world: World,
+        state: TrainState, label: str,
+    ) -> None:  # fmt: skip
+        self._course, self._world, self._label, self._settings = course, world, label, settings
+        self.config = config
+        self._metrics = JsonLines(folder / METRICS_FILE, state.step) if world.main else None
+        self.validations = JsonLines(folder / VALIDATION_FILE, state.step) if world.main else None
+        self._progress = Progress(label, total=course.steps, unit="step", initial=state.step) if world.main else None
+        self._clock = time.perf_counter()
 
-    def add(self, state: TrainState, batches: Sequence[PackedBatch], lr: float, loss: Tensor, norm: Tensor) -> None:
-        """Notes one step, without waiting for the device."""
-        self._rows.append({"step": state.step, "tokens": state.tokens, "lr": lr})
-        self._scalars += [loss, norm]
-        self._tokens += sum(len(batch.tokens) for batch in batches)
-        self._flops += sum(training_flops(self._config, batch.lengths) for batch in batches)
+    def step(
+        self, state: TrainState, lr: float, values: Sequence[float], sources: Sequence[Sequence[float]], tokens: int,
+        flops: float,
+    ) -> None:  # fmt: skip
+        """Writes one step, in order; called when its values have come from the device.
 
-    def restart_clock_if_flushed(self) -> None:
-        """Leaves what followed the last flush (validation, saving) out of the next speed."""
-        if not self._rows:
-            self._started = time.perf_counter()
-
-    def flush(self, checkpoint: Path | None) -> None:
-        """Waits for the device and writes the steps' metrics.
-
-        Raises:
-            TrainError: A loss or gradient norm is not finite; the message says where the last checkpoint is.
+        Args:
+            state: After the step.
+            values, sources: Of its `StepResult`.
+            tokens, flops: Of the whole global batch.
         """
-        values = torch.stack(self._scalars).tolist()
-        seconds = max(time.perf_counter() - self._started, 1e-9)
-        speed = {"tokens_per_second": self._tokens / seconds, "gflop_per_second": self._flops / seconds / 1e9}
-        rows, self._rows, self._scalars, self._tokens, self._flops = self._rows, [], [], 0.0, 0.0
-        for index, (loss, norm) in enumerate(zip(values[::2], values[1::2], strict=True)):
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                self._metrics.append(rows[:index])
-                raise TrainError(_not_finite(rows[index], loss, norm, checkpoint))
-            rows[index] |= {"loss": loss, "grad_norm": norm}
-            if self._bits_per_byte_factor is not None:
-                rows[index]["bits_per_byte"] = loss * self._bits_per_byte_factor
-            rows[index] |= speed
-        self._metrics.append(rows)
-        self._progress.advance(len(rows), f"loss {values[-2]:.4f}, {speed['tokens_per_second']:,.0f} tokens/s")
+        now = time.perf_counter()
+        seconds, self._clock = max(now - self._clock, 1e-9), now
+        if self._metrics is None or self._progress is None:
+            return
+        loss, norm, targets, skipped = values[:4]
+        row: dict[str, Any] = {"step": state.step, "tokens": state.tokens, "lr": lr}
+        row |= {"loss": _finite(loss), "grad_norm": _finite(norm), "targets": int(targets)}
+        if skipped:
+            row["skipped"] = True
+        if self._course.bits_per_byte_factor is not None:
+            row["bits_per_byte"] = _finite(loss * self._course.bits_per_byte_factor)
+        row |= {"tokens_per_second": tokens / seconds, "gflop_per_second": flops / seconds / 1e9}
+        self._metrics.append([row])
+        self._progress.advance(1, f"loss {loss:.4f}, {row['tokens_per_second']:,.0f} tokens/s")
+
+    def validation(self, state: TrainState, measured: Mapping[str, float]) -> None:
+        """Writes a validation."""
+        if self.validations is not None:
+            self.validations.append([{"step": state.step, "tokens": state.tokens, **measured}])
+        shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in measured.items())
+        self.say(f"step {state.step:,}: validation {shown}")
+
+    def event(self, step: int, kind: str, text: str) -> None:
+        """Something worth a line of its own: a step not taken, going back, stopping."""
+        self.say(text)
+
+    def say(self, text: str) -> None:
+        """A line above the progress."""
+        if self._progress is not None:
+            self._progress.write(f"{self._label}: {text}")
+
+    def pause(self) -> None:
+        """Leaves what happened since the last step (validation, saving) out of the next speed."""
+        self._clock = time.perf_counter()
+
+    def close(self) -> None:
+        """Ends the progress line."""
+        if self._progress is not None:
+            self._progress.__exit__(None, None, None)
 
 
-def _not_finite(row: Mapping[str, Any], loss: float, norm: float, checkpoint: Path | None) -> str:
-    kept = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
-    return (
-        f"step {row['step']}: the loss is {loss:g} and the gradient norm {norm:g} at learning rate {row['lr']:.3g}; "
-        f"{kept}; lower settings.lr or settings.clip_norm, or lengthen settings.warmup_ratio"
-    )
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

@@ -1,28 +1,44 @@
-"""Pretraining: a recipe, token shards, and a decoder with fresh weights."""
+"""Pretraining: a recipe of phases, token shards, and a decoder with fresh or published weights."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from puyulm.data.packing import PackedDataset
 from puyulm.data.shards import TokenShards
 from puyulm.errors import RecipeError
-from puyulm.model.checkpoint import save_model
+from puyulm.model.checkpoint import load_config
 from puyulm.model.config import ModelConfig
-from puyulm.model.decoder import Decoder
+from puyulm.model.hub import resolve_model
 from puyulm.model.presets import preset
+from puyulm.parallel.build import ParallelModel, build_model
+from puyulm.parallel.plan import ParallelPlan
+from puyulm.parallel.weights import init_weights, load_weights, save_weights
+from puyulm.parallel.world import World
 from puyulm.text.tokenizer import Tokenizer
-from puyulm.train.loop import TrainResult, train
-from puyulm.train.run import MODEL_FOLDER, open_run, run_identity, write_recipe
+from puyulm.train.loop import TrainResult, pick_device, train
+from puyulm.train.phases import Data, Phase, Timeline
+from puyulm.train.reading import PhasedRows, open_sources
+from puyulm.train.run import MODEL_FOLDER, begin_run, run_identity, save_export
 from puyulm.train.settings import TrainSettings
 from puyulm.train.validation import bits_per_byte
 
-# Fields that may differ when a run is resumed.
-FREE_FIELDS = ("out", "tokenizer", "data", "valid", "valid_tokens")
+# Fields that may differ when a run is resumed: places of files, and how the work is divided.
+FREE_FIELDS = ("out", "tokenizer", "data", "mixture", "valid", "valid_tokens", "micro_tokens", "parallel")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromCheckpoint:
+    """A published checkpoint to go on from.
+
+    Attributes:
+        from_: Its folder, or a published name; written `from` in a recipe.
+    """
+
+    from_: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,80 +46,136 @@ class PretrainRecipe:
     """What to pretrain, on what, and for how long.
 
     Attributes:
-        model: A preset's name, or a shape written out.
+        model: A preset's name or a shape written out, to begin with fresh weights; or `{from: CHECKPOINT}`.
         tokenizer: Folder of the tokenizer; it is copied beside the weights.
-        data: Folder of token shards to train on.
+        data: Token shards of all phases that name none: a folder, or folders with their shares of the tokens.
+        mixture: Instead: the folder that `puyu data` mixed; each phase reads the part of its name, and `valid` is
+            taken from it, too.
         valid: Folder of token shards to validate on, whole documents at a time.
         valid_tokens: Validate on the first documents with about so many tokens; None takes all.
-        seq_len: Tokens of a row; longer documents continue in another row.
-        rows_per_batch: Rows of a micro-batch.
+        phases: What is learned, in order.
+        micro_tokens: Tokens of one rank's micro-batch, at most; a row at least. A matter of memory: it does not change
+            what is learned.
+        boundaries: Documents of a row see only themselves; off, a row is one text.
+        parallel: How the model is spread over ranks.
+        settings: Of the loop.
         out: Folder of the run: metrics, checkpoints, and the finished model in `model/`.
     """
 
-    model: str | ModelConfig
+    model: str | ModelConfig | FromCheckpoint
     tokenizer: Path
-    data: Path
+    data: Data | None = None
+    mixture: Path | None = None
     valid: Path | None = None
     valid_tokens: int | None = None
-    seq_len: int
-    rows_per_batch: int
+    phases: tuple[Phase, ...]
+    micro_tokens: int = 16_384
+    boundaries: bool = True
+    parallel: ParallelPlan = field(default_factory=ParallelPlan)
     settings: TrainSettings = field(default_factory=TrainSettings)
     out: Path
 
     def __post_init__(self) -> None:
-        for name in ("seq_len", "rows_per_batch"):
-            if getattr(self, name) < 1:
-                raise RecipeError(f"{name} must be above 0, not {getattr(self, name)}")
+        problems = []
+        if not self.phases:
+            problems.append("phases must have at least one")
+        names = [phase.name for phase in self.phases]
+        if len(set(names)) < len(names):
+            problems.append(f"phases need different names, found {', '.join(names)}")
+        if self.data is not None and self.mixture is not None:
+            problems.append("give data or mixture, not both")
+        if self.data is None and self.mixture is None and any(phase.data is None for phase in self.phases):
+            problems.append("data is missing: give data, mixture, or data in every phase")
+        if self.micro_tokens < 1:
+            problems.append(f"micro_tokens must be above 0, not {self.micro_tokens}")
+        if problems:
+            raise RecipeError("; ".join(problems))
+
+    def phase_data(self, phase: Phase) -> Data:
+        """Where a phase's tokens are."""
+        if phase.data is not None:
+            return phase.data
+        if self.data is not None:
+            return self.data
+        assert self.mixture is not None
+        return self.mixture / phase.name / "train"
+
+    @property
+    def validation_data(self) -> Path | None:
+        """Where the documents to validate on are."""
+        if self.valid is not None or self.mixture is None:
+            return self.valid
+        found = self.mixture / "valid"
+        return found if found.is_dir() else None
 
 
 def pretrain(recipe: PretrainRecipe, *, overwrite: bool = False) -> TrainResult:
     """Runs a recipe, or goes on with it where an earlier run stopped; the model is saved to `out/model`.
 
+    Every process that torchrun starts calls it with the same recipe; one process alone does the same.
+
     Raises:
-        RecipeError, ConfigError, DataError, TokenizerError, TrainError: With what is wrong and what to do.
+        RecipeError, ConfigError, DataError, TokenizerError, CheckpointError, TrainError: With what is wrong and what
+            to do.
     """
-    shards = TokenShards.open(recipe.data)
-    valid = TokenShards.open(recipe.valid) if recipe.valid else None
-    tokenizer = Tokenizer.load(recipe.tokenizer)
-    for part in (shards, valid):
-        if part is not None:
-            part.check_tokenizer(tokenizer)
     settings = recipe.settings
-    steps = settings.total_steps(recipe.seq_len * recipe.rows_per_batch)
-    identity = run_identity(recipe, FREE_FIELDS, {"data": recipe.data})
-    decoder = Decoder(model_config(recipe, tokenizer))
+    world = World.join(recipe.parallel, pick_device(settings.device))
+    try:
+        return _pretrain(recipe, world, overwrite)
+    finally:
+        world.leave()
 
-    open_run(recipe.out, identity, overwrite=overwrite)
-    write_recipe(recipe, recipe.out)
-    decoder.init_weights(torch.Generator().manual_seed(settings.seed))
 
-    def validate(model: Decoder) -> dict[str, float]:
+def _pretrain(recipe: PretrainRecipe, world: World, overwrite: bool) -> TrainResult:
+    settings, tokenizer = recipe.settings, Tokenizer.load(recipe.tokenizer)
+    timeline = Timeline(recipe.phases, settings)
+    config, start = model_config(recipe, tokenizer)
+    sources = open_sources([recipe.phase_data(phase) for phase in recipe.phases], settings.seed, tokenizer)
+    valid = TokenShards.open(recipe.validation_data) if recipe.validation_data else None
+    if valid is not None:
+        valid.check_tokenizer(tokenizer)
+    course = PhasedRows(timeline, sources, recipe.micro_tokens, boundaries=recipe.boundaries)
+    course.check(world.plan)
+    inputs = {f"data {name}": path for name, path in sources.folders.items()}
+    if start is not None:
+        inputs["model"] = start
+    identity = run_identity(recipe, FREE_FIELDS, inputs)
+    begin_run(world, recipe, identity, overwrite=overwrite)
+    micro_tokens = max(recipe.micro_tokens, max(phase.seq_len for phase in recipe.phases))
+    model = build_model(config, world, dtype=getattr(torch, settings.dtype), micro_tokens=micro_tokens)
+
+    def fill(model: ParallelModel) -> None:
+        if start is None:
+            init_weights(model, settings.seed)
+        else:
+            load_weights(model, start)
+
+    def validate(model: ParallelModel) -> Mapping[str, float]:
         assert valid is not None
-        return bits_per_byte(model, valid, recipe.seq_len, recipe.valid_tokens)
+        return bits_per_byte(model, valid, max(phase.seq_len for phase in recipe.phases), recipe.valid_tokens)
 
     result = train(
-        decoder,
-        PackedDataset(shards, recipe.seq_len, recipe.rows_per_batch, settings.seed),
-        settings,
-        recipe.out,
-        steps=steps,
-        identity=identity,
-        validate=validate if valid else None,
-        bits_per_byte_factor=(shards.num_tokens - shards.num_documents) / shards.num_bytes / math.log(2),
-        label="pretraining",
-    )
-    save_model(decoder, recipe.out / MODEL_FOLDER, overwrite=True, write_extra=tokenizer.save)
+        model, course, settings, recipe.out, identity=identity, fill=fill, validate=validate if valid else None,
+        export=lambda model, step: save_export(model, recipe.out, step, tokenizer.save), label="pretraining",
+    )  # fmt: skip
+    save_weights(model, recipe.out / MODEL_FOLDER, write_extra=tokenizer.save)
     return result
 
 
-def model_config(recipe: PretrainRecipe, tokenizer: Tokenizer) -> ModelConfig:
-    """The shape to train, with the tokenizer's special tokens.
+def model_config(recipe: PretrainRecipe, tokenizer: Tokenizer) -> tuple[ModelConfig, Path | None]:
+    """The shape to train, with the tokenizer's special tokens; and the checkpoint to begin with, if any.
 
     Raises:
-        ConfigError: The preset is unknown.
+        ConfigError, HubError: The preset or the checkpoint is unknown.
         RecipeError: The vocabulary is smaller than the tokenizer's, or rows are longer than the model's positions.
     """
-    config = preset(recipe.model).config if isinstance(recipe.model, str) else recipe.model
+    start: Path | None = None
+    if isinstance(recipe.model, FromCheckpoint):
+        start = resolve_model(recipe.model.from_)
+        config = load_config(start)
+    else:
+        config = preset(recipe.model).config if isinstance(recipe.model, str) else recipe.model
+    seq_len = max(phase.seq_len for phase in recipe.phases)
     if config.head != "lm":
         raise RecipeError(f"model: pretraining needs a language model's head; {_remedy(recipe, 'head', 'lm')}")
     if config.vocab_size < tokenizer.vocab_size:
@@ -111,17 +183,18 @@ def model_config(recipe: PretrainRecipe, tokenizer: Tokenizer) -> ModelConfig:
             f"model: vocab_size {config.vocab_size:,} is smaller than the tokenizer's {tokenizer.vocab_size:,} "
             f"({recipe.tokenizer}); {_remedy(recipe, 'vocab_size', tokenizer.vocab_size)}"
         )
-    if config.max_position_embeddings < recipe.seq_len:
+    if config.max_position_embeddings < seq_len and start is None:
         raise RecipeError(
-            f"seq_len {recipe.seq_len:,} is above the model's max_position_embeddings "
+            f"seq_len {seq_len:,} is above the model's max_position_embeddings "
             f"{config.max_position_embeddings:,}; lower seq_len or "
-            + _remedy(recipe, "max_position_embeddings", recipe.seq_len)
+            + _remedy(recipe, "max_position_embeddings", seq_len)
         )
     eos = (tokenizer.eos_id,) if tokenizer.eos_id is not None else config.eos_token_ids
-    return config.evolve(bos_token_id=tokenizer.bos_id, eos_token_ids=eos, pad_token_id=tokenizer.pad_id)
+    config = config.evolve(bos_token_id=tokenizer.bos_id, eos_token_ids=eos, pad_token_id=tokenizer.pad_id)
+    return config.evolve(max_position_embeddings=max(config.max_position_embeddings, seq_len)), start
 
 
 def _remedy(recipe: PretrainRecipe, field: str, value: object) -> str:
-    if isinstance(recipe.model, str):  # a preset has no fields to set
+    if not isinstance(recipe.model, ModelConfig):  # a preset has no fields to set
         return f"write the model's shape out in the recipe, with {field}: {value}"
     return f"set --model.{field} {value}"

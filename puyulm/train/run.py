@@ -6,17 +6,20 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from puyulm.errors import TrainError
+from puyulm.errors import PuyuError, TrainError
+from puyulm.parallel.build import ParallelModel
+from puyulm.parallel.weights import save_weights
+from puyulm.parallel.world import World
 from puyulm.recipe import dump_recipe, recipe_dict
 from puyulm.train.checkpoint import FOLDER, latest_checkpoint, read_state, remove_leftovers
 from puyulm.train.settings import RESUME_FREE
 
 FINGERPRINT_BYTES = 2**20
-RECIPE_FILE, MODEL_FOLDER = "recipe.yaml", "model"
+RECIPE_FILE, MODEL_FOLDER, EXPORTS = "recipe.yaml", "model", "exports"
 
 
 def run_identity(recipe: Any, free: Iterable[str], inputs: Mapping[str, Path]) -> dict[str, Any]:
@@ -31,6 +34,23 @@ def run_identity(recipe: Any, free: Iterable[str], inputs: Mapping[str, Path]) -
     skipped = {*(f"settings.{name}" for name in RESUME_FREE), *free}
     flat = {name: value for name, value in flatten(recipe_dict(recipe)).items() if name not in skipped}
     return flat | {f"{name} (content)": fingerprint(path) for name, path in inputs.items()}
+
+
+def begin_run(world: World, recipe: Any, identity: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    """Makes a recipe's folder ready and saves the recipe there, on the main process; what goes wrong is told to all."""
+    error: Exception | None = None
+    if world.main:
+        try:
+            open_run(recipe.out, identity, overwrite=overwrite)
+            write_recipe(recipe, recipe.out)
+        except (PuyuError, OSError) as caught:
+            error = caught
+    world.raise_alike(error)
+
+
+def save_export(model: ParallelModel, folder: Path, step: int, write_extra: Callable[[Path], None]) -> None:
+    """Writes the model of a step in the published layout, to `exports/step-...` in a run's folder."""
+    save_weights(model, folder / EXPORTS / f"step-{step:08d}", write_extra=write_extra)
 
 
 def open_run(folder: Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> None:
@@ -51,8 +71,11 @@ def open_run(folder: Path, identity: Mapping[str, Any], *, overwrite: bool = Fal
     latest = latest_checkpoint(folder)
     if latest is None:
         return
-    found, wanted = read_state(latest).identity, _plain(identity)
-    different = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
+    state, wanted = read_state(latest), _plain(identity)
+    found = state.identity
+    different = [
+        name for name in {**wanted, **found} if found.get(name) != wanted.get(name) and not _to_come(name, state.phase)
+    ]
     if different:
         changes = [f"{name} is {_brief(wanted.get(name))}, was {_brief(found.get(name))}" for name in different[:3]]
         more = f", and {len(different) - 3} more" if len(different) > 3 else ""
@@ -85,11 +108,19 @@ def fingerprint(path: Path) -> str:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` -> `{"a.b": 1}`."""
+    """`{"a": {"b": 1}, "c": [{"d": 2}]}` -> `{"a.b": 1, "c.0.d": 2}`."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
+        if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            value = {str(number): item for number, item in enumerate(value)}
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
+
+
+def _to_come(name: str, phase: int) -> bool:
+    """Whether a value is of a phase that has not begun: it may still be changed."""
+    parts = name.split(".")
+    return parts[0] == "phases" and int(parts[1]) > phase
 
 
 def _plain(identity: Mapping[str, Any]) -> dict[str, Any]:
