@@ -31,7 +31,7 @@ from puyulm.train.schedule import Schedule
 from puyulm.train.settings import TrainSettings
 from puyulm.train.validation import mean_loss
 
-FREE_FIELDS = ("out", "model", "data", "valid", "parallel")
+FREE_FIELDS = ("out", "model", "data", "valid", "parallel.*")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,7 +28,10 @@ from puyulm.train.settings import TrainSettings
 from puyulm.train.validation import bits_per_byte
 
 # Fields that may differ when a run is resumed: places of files, and how the work is divided.
-FREE_FIELDS = ("out", "tokenizer", "data", "mixture", "valid", "valid_tokens", "micro_tokens", "parallel")
+FREE_FIELDS = (
+    "out", "tokenizer", "data", "data.*", "phases.*.data", "phases.*.data.*", "mixture", "valid", "valid_tokens",
+    "micro_tokens", "parallel.*",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +140,7 @@ def _pretrain(recipe: PretrainRecipe, world: World, overwrite: bool) -> TrainRes
         valid.check_tokenizer(tokenizer)
     course = PhasedRows(timeline, sources, recipe.micro_tokens, boundaries=recipe.boundaries)
     course.check(world.plan)
-    inputs = {f"data {name}": path for name, path in sources.folders.items()}
-    if start is not None:
-        inputs["model"] = start
-    identity = run_identity(recipe, FREE_FIELDS, inputs)
+    identity = _identity(recipe, start)
     begin_run(world, recipe, identity, overwrite=overwrite)
     micro_tokens = max(recipe.micro_tokens, max(phase.seq_len for phase in recipe.phases))
     model = build_model(config, world, dtype=getattr(torch, settings.dtype), micro_tokens=micro_tokens)
@@ -160,6 +161,18 @@ def _pretrain(recipe: PretrainRecipe, world: World, overwrite: bool) -> TrainRes
     )  # fmt: skip
     save_weights(model, recipe.out / MODEL_FOLDER, write_extra=tokenizer.save)
     return result
+
+
+def _identity(recipe: PretrainRecipe, start: Path | None) -> dict[str, Any]:
+    """What may not change when a run is resumed: what is learned from, wherever it lies, phase by phase."""
+    inputs = {} if start is None else {"model": start}
+    shares = {}
+    for number, phase in enumerate(recipe.phases):
+        data = recipe.phase_data(phase)
+        for place, (folder, share) in enumerate((data if isinstance(data, dict) else {str(data): 1.0}).items()):
+            inputs[f"phases.{number}.data.{place}"] = Path(folder).expanduser()
+            shares[f"phases.{number}.data.{place} (share)"] = share
+    return run_identity(recipe, FREE_FIELDS, inputs) | shares
 
 
 def model_config(recipe: PretrainRecipe, tokenizer: Tokenizer) -> tuple[ModelConfig, Path | None]:

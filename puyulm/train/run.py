@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,16 @@ def run_identity(recipe: Any, free: Iterable[str], inputs: Mapping[str, Path]) -
 
     Args:
         recipe: With a field `settings`; its values count, but for `RESUME_FREE` settings and `free` fields.
-        free: Fields that say where things are, or what does not change what is learned.
+        free: Fields that say where things are, or what does not change what is learned; `*` stands for anything.
         inputs: What the run reads, by name: files, or folders of which all files count. Their content counts and
             their place does not.
     """
-    skipped = {*(f"settings.{name}" for name in RESUME_FREE), *free}
-    flat = {name: value for name, value in flatten(recipe_dict(recipe)).items() if name not in skipped}
+    skipped = [*(f"settings.{name}" for name in RESUME_FREE), *free]
+    flat = {
+        name: value
+        for name, value in flatten(recipe_dict(recipe)).items()
+        if not any(fnmatchcase(name, pattern) for pattern in skipped)
+    }
     return flat | {f"{name} (content)": fingerprint(path) for name, path in inputs.items()}
 
 

@@ -21,12 +21,13 @@ from puyulm.recipe import load_recipe
 from puyulm.text.chat import Message, chat_format_for, render
 from puyulm.text.template import render_template
 from puyulm.text.tokenizer import Tokenizer
-from puyulm.train.loop import batch_loss
 from puyulm.train.metrics import read_json_lines
 from puyulm.train.pretrain import PretrainRecipe
 from puyulm.train.settings import TrainSettings
+from puyulm.train.step import to_device
 from tests.conftest import tiny_config, tiny_decoder
 from tests.text.small_tokenizers import CHATML, small_tokenizer
+from tests.train.runs import tiny_model
 
 PAIRS = {"Say one.": "1", "Say two.": "22", "说三。": "三", "Say four.": "fourfourfour"}
 
@@ -160,12 +161,11 @@ def test_packed_conversations_do_not_see_each_other(tmp_path: Path, tokenizer: T
     samples = load(path, tokenizer).samples
     packed = ConversationBatches(samples, 256, 8, seed=0).batch(0)
     assert len(packed.lengths) == len(PAIRS)
-    cpu, results = torch.device("cpu"), []
+    results = []
     for batches in ([packed], [PackedBatch(s.tokens, s.targets, [len(s.tokens)], 0) for s in samples]):
-        decoder = tiny_decoder(vocab_size=tokenizer.vocab_size)
-        losses = [batch_loss(decoder, batch, packed.num_targets, cpu, torch.float32) for batch in batches]
-        torch.stack(losses).sum().backward()
-        results.append((sum(loss.item() for loss in losses), [parameter.grad for parameter in decoder.parameters()]))
+        model = tiny_model(vocab_size=tokenizer.vocab_size)
+        loss, _ = model.forward_backward(to_device(model, batches), packed.num_targets)
+        results.append((loss.item(), [parameter.grad for parameter in model.parameters()]))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-6)
     for together, apart in zip(results[0][1], results[1][1], strict=True):
         torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-6)
@@ -221,9 +221,9 @@ def test_the_model_brings_the_template_it_was_trained_with(tmp_path: Path, base:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": None}, "either epochs or settings.steps"),
-        ({"settings": TrainSettings(steps=3)}, "either epochs or settings.steps"),
-        ({"settings": TrainSettings(tokens=3)}, "not settings.tokens"),
+        ({"epochs": None}, "either epochs or steps"),
+        ({"steps": 3}, "either epochs or steps"),
+        ({"accumulation": 0}, "accumulation must be above 0"),
         ({"data": ()}, "at least one file"),
         ({"seq_len": 0}, "seq_len must be above 0"),
         ({"epochs": 0}, "epochs must be above 0"),

@@ -18,10 +18,9 @@ model: {family: internlm3, vocab_size: 400, hidden_size: 32, intermediate_size: 
         num_kv_heads: 1, head_dim: 16, max_position_embeddings: 512, rope: {theta: 10000.0}, dtype: float32}
 tokenizer: replaced
 data: replaced
-seq_len: 64
-rows_per_batch: 2
+phases: [{name: all, steps: 8, seq_len: 64, batch_tokens: 128}]
 valid_tokens: 2000
-settings: {steps: 8, lr: 1e-3, eval_every: 4, checkpoint_every: 2, log_every: 1}
+settings: {lr: 1e-3, eval_every: 4, checkpoint_every: 2, log_every: 1}
 out: replaced
 """
 SFT = """
@@ -29,7 +28,8 @@ model: replaced
 data: [replaced]
 seq_len: 128
 rows_per_batch: 2
-settings: {steps: 4, lr: 1e-3, checkpoint_every: 2, log_every: 1}
+steps: 4
+settings: {lr: 1e-3, checkpoint_every: 2, log_every: 1}
 out: replaced
 """
 DEMO = """
