@@ -1,8 +1,7 @@
-"""The model, its loading and its generation, against transformers: same weights, same threads, float32.
+"""Loading a model and generating with it, against transformers: same weights, same threads, float32.
 
-Training steps are forward, backward, clipping and a fused AdamW on both sides; the peer uses its fastest attention
-("sdpa"). Packed rows give it the block-diagonal mask and per-document positions that make its result equal to ours.
-Generation goes through both public `generate` functions, greedy, with no early stop.
+The peer uses its fastest attention ("sdpa"). Generation goes through both public `generate` functions, greedy, with no
+early stop.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.harness import PAIRS, Row, in_child, installed, missing, smaller_is_better, throughput
+from benchmarks.harness import PAIRS, PEAK_MEMORY, Row, in_child, installed, missing, smaller_is_better, throughput
 from puyulm.engine.cpu import pack_for_inference
 from puyulm.engine.generate import generate
 from puyulm.engine.params import SamplingParams
@@ -24,10 +23,8 @@ from puyulm.model.attention import PackedAttention
 from puyulm.model.checkpoint import load_model, save_model
 from puyulm.model.config import ModelConfig
 from puyulm.model.decoder import Decoder
-from puyulm.model.loss import IGNORE, linear_cross_entropy
 
 PEER = "transformers"
-TRAINED = dict(hidden_size=384, intermediate_size=1024, num_layers=8, num_heads=6, num_kv_heads=6, head_dim=64)
 SERVED = dict(hidden_size=768, intermediate_size=2048, num_layers=12, num_heads=12, num_kv_heads=12, head_dim=64)
 STORED = dict(hidden_size=1024, intermediate_size=2816, num_layers=16, num_heads=16, num_kv_heads=8, head_dim=64)
 
@@ -35,8 +32,6 @@ STORED = dict(hidden_size=1024, intermediate_size=2816, num_layers=16, num_heads
 def run(only: str = "") -> list[Row]:
     """All rows, or those of the groups whose name holds `only`."""
     groups: dict[str, Callable[[], list[Row]]] = {
-        "training": training_rows,
-        "vocabulary": vocabulary_rows,
         "generation": generation_rows,
         "loading": loading_rows,
     }
@@ -46,32 +41,6 @@ def run(only: str = "") -> list[Row]:
             print(f"{name} ...", file=sys.stderr, flush=True)
             rows += group() if installed("transformers") else [missing(name, "", "transformers>=5.0", None)]
     return rows
-
-
-def training_rows() -> list[Row]:
-    """A 20.5 M model, 2,048 tokens a step."""
-    cases = [
-        ("training step, 4 rows of 512, one document each", 4, 512, 1, 1.06),
-        ("training step, 4 rows of 512, 4 documents each", 4, 512, 4, 1.1),
-        ("training step, 1 row of 2,048, 8 documents", 1, 2048, 8, 1.3),
-    ]
-    ours, peer = _pair(TRAINED, vocab=8192)
-    rows = []
-    for name, count, length, documents, target in cases:
-        steps = _training_steps(ours, peer, count, length, documents)
-        rows.append(throughput(name, "tok/s", count * length, *steps, PEER, target))
-    return rows
-
-
-def vocabulary_rows() -> list[Row]:
-    """The same model with InternLM2's 92,544 tokens; and the memory of its loss alone."""
-    ours, peer = _pair(TRAINED, vocab=92_544)
-    steps = _training_steps(ours, peer, 4, 512, 1)
-    row = throughput("training step, 4 rows of 512, vocabulary 92,544", "tok/s", 2048, *steps, PEER, 1.2)
-    del ours, peer, steps
-    children = [[in_child(_LOSS_MEMORY, who)["megabytes"] for who in ("ours", "peer")] for _ in range(PAIRS)]
-    memory = [(mine, theirs) for mine, theirs in children]
-    return [row, smaller_is_better("peak memory of that loss and its gradients", "MB", memory, PEER, 4.0)]
 
 
 def generation_rows() -> list[Row]:
@@ -147,56 +116,9 @@ def _pair(shape: dict[str, int], vocab: int) -> tuple[Decoder, Any]:
     return ours, peer
 
 
-def _training_steps(
-    ours: Decoder, peer: Any, rows: int, length: int, documents: int
-) -> tuple[Callable[[], None], Callable[[], None]]:
-    """One step of each on the same tokens; `documents` equal ones in every row."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(3, ours.config.vocab_size, (rows, length), generator=generator)
-    size = length // documents
-    starts = torch.arange(rows * length) % size == 0
-    flat = ids.flatten()
-    targets = torch.cat([flat[1:], flat[:1]]).masked_fill(torch.roll(starts, -1), IGNORE)
-    labels = ids.masked_fill(starts.view(rows, length), IGNORE)
-    positions = (torch.arange(length) % size)[None].expand(rows, -1)
-    extra: dict[str, Tensor] = {}
-    if documents > 1:
-        document = torch.arange(length) // size
-        seen = (document[:, None] == document) & torch.ones(length, length, dtype=torch.bool).tril()
-        mask = torch.zeros(length, length).masked_fill(~seen, torch.finfo(torch.float32).min)
-        extra = {"attention_mask": mask[None, None].expand(rows, 1, -1, -1), "position_ids": positions}
-    optimizers = [torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True) for model in (ours, peer)]
-    count = int((targets != IGNORE).sum())
-
-    def mine() -> None:
-        attention = PackedAttention([size] * (rows * documents))
-        hidden = ours(flat, attention.positions, attention)
-        linear_cross_entropy(hidden, ours.head.weight, targets, count).backward()
-        _finish(ours, optimizers[0])
-
-    def theirs() -> None:
-        peer(input_ids=ids, labels=labels, use_cache=False, **extra).loss.backward()
-        _finish(peer, optimizers[1])
-
-    return mine, theirs
-
-
-def _finish(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
-
-
 def _load(path: Path, who: str) -> dict[str, float]:
     return in_child(_LOADING, who, str(path), str(torch.get_num_threads()))
 
-
-# The high-water mark of this program alone: `ru_maxrss` would begin with that of the process it was started from.
-_PEAK = """
-def status(field):
-    lines = open("/proc/self/status").read().splitlines()
-    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(field + ":"))
-"""
 
 _LOADING = (
     """
@@ -206,7 +128,7 @@ import torch
 who, path = sys.argv[1], Path(sys.argv[2])
 torch.set_num_threads(int(sys.argv[3]))
 """
-    + _PEAK
+    + PEAK_MEMORY
     + """
 if who == "ours":
     from puyulm.model.checkpoint import load_model
@@ -219,28 +141,5 @@ model = load()
 with torch.no_grad():
     sum(float(parameter.sum()) for parameter in model.parameters())
 print(json.dumps({"seconds": time.perf_counter() - started, "megabytes": status("VmHWM") - before}))
-"""
-)
-
-_LOSS_MEMORY = (
-    """
-import json, sys
-import torch
-torch.set_num_threads(2)
-"""
-    + _PEAK
-    + """
-hidden = torch.randn(2048, 384, requires_grad=True)
-head = torch.randn(92_544, 384).mul_(0.02).requires_grad_()
-targets = torch.randint(92_544, (2048,))
-if sys.argv[1] == "ours":
-    from puyulm.model.loss import linear_cross_entropy
-    loss = lambda: linear_cross_entropy(hidden, head, targets, 2048)
-else:
-    from transformers.loss.loss_utils import ForCausalLMLoss
-    loss = lambda: ForCausalLMLoss((hidden @ head.T)[None], None, 92_544, shift_labels=targets[None])
-before = status("VmRSS")
-loss().backward()
-print(json.dumps({"megabytes": status("VmHWM") - before}))
 """
 )

@@ -13,12 +13,23 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 WARM_UPS = 1
 PAIRS = 5
+
+# For code of `in_child`: the high-water mark of this program alone; `ru_maxrss` would begin with that of the process it
+# was started from.
+PEAK_MEMORY = """
+def status(field):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(field + ":"))
+"""
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,20 @@ def paired_seconds(
         else:
             theirs, mine = _seconds(peer), _seconds(ours)
         times.append((mine, theirs))
+    return times
+
+
+def interleaved(actions: Mapping[Name, Callable[[], object]], rounds: int = PAIRS) -> dict[Name, list[float]]:
+    """Seconds of each of several actions, round by round, after a warm-up of each; every round begins with another."""
+    for _ in range(WARM_UPS):
+        for action in actions.values():
+            action()
+    times: dict[Name, list[float]] = {name: [] for name in actions}
+    order = list(actions)
+    for _ in range(rounds):
+        for name in order:
+            times[name].append(_seconds(actions[name]))
+        order = [*order[1:], order[0]]
     return times
 
 

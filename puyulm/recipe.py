@@ -13,7 +13,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, Union, cast
 
@@ -215,7 +215,8 @@ def _convert(value: Any, hint: Any, where: str, report: _Report) -> Any:
     if origin in (tuple, list):
         return _convert_sequence(value, origin, arguments, where, report)
     if origin is dict and isinstance(value, Mapping):
-        return {str(key): _convert(item, arguments[1], f"{where}.{key}", report) for key, item in value.items()}
+        items = _convert_items(((str(key), item, arguments[1]) for key, item in value.items()), where, report)
+        return dict(zip(map(str, value), items, strict=True))
     return _convert_scalar(value, hint)
 
 
@@ -223,9 +224,12 @@ def _convert_union(value: Any, options: tuple[Any, ...], where: str, report: _Re
     if type(None) in options and (value is None or (isinstance(value, _Raw) and value in ("null", "none", "~"))):
         return None
     options = tuple(option for option in options if option is not type(None))
+    if isinstance(value, _Raw) and any(dataclasses.is_dataclass(o) or typing.get_origin(o) is dict for o in options):
+        with contextlib.suppress(yaml.YAMLError):
+            value = read if isinstance(read := yaml.load(value, Loader=_Loader), dict) else value
     if isinstance(value, Mapping) and (classes := tuple(filter(dataclasses.is_dataclass, options))):
-        # The class that knows most of the keys is meant: its own problems are the useful ones.
-        options = (max(classes, key=lambda cls: len(value.keys() & {_key(f.name) for f in dataclasses.fields(cls)})),)
+        # The class whose keys are most like these is meant: its own problems are the useful ones.
+        options = (max(classes, key=lambda cls: _likeness(value, [_key(f.name) for f in dataclasses.fields(cls)])),)
     wanted = []
     for option in options:
         try:
@@ -240,13 +244,20 @@ def _convert_sequence(value: Any, origin: Any, arguments: tuple[Any, ...], where
     if not isinstance(value, list | tuple) or (fixed and len(value) != len(arguments)):
         raise _Wrong(f"a list of {len(arguments)} values" if fixed else "a list")
     kinds = arguments if fixed else (arguments[0],) * len(value)
-    items = []
-    for index, (item, kind) in enumerate(zip(value, kinds, strict=True)):
+    numbered = ((str(index), item, kind) for index, (item, kind) in enumerate(zip(value, kinds, strict=True)))
+    return origin(_convert_items(numbered, where, report))
+
+
+def _convert_items(items: Iterable[tuple[str, Any, Any]], where: str, report: _Report) -> list[Any]:
+    """The items of a list or mapping, each (key, value, type); None for one that is wrong, which is reported."""
+    converted = []
+    for key, item, kind in items:
         try:
-            items.append(_convert(item, kind, f"{where}.{index}", report))
+            converted.append(_convert(item, kind, f"{where}.{key}", report))
         except _Wrong as wrong:
-            raise _Wrong(f"a list whose item {index} is {wrong}") from None
-    return origin(items)
+            report.problems.append(f"'{where}.{key}' must be {wrong}, not {_describe(item)}")
+            converted.append(None)
+    return converted
 
 
 _KINDS = {
@@ -281,6 +292,12 @@ def _nearest(key: str, known: list[str]) -> str:
         return 2 * leaves + whole
 
     return max(known, key=likeness)
+
+
+def _likeness(given: Iterable[str], known: Sequence[str]) -> float:
+    """How much of some keys a class knows: 1 for a key of its own, less for one that looks like it."""
+    ratios = ([difflib.SequenceMatcher(None, str(key), name).ratio() for name in known] for key in given)
+    return sum(max(each) for each in ratios)
 
 
 def _describe(value: Any) -> str:

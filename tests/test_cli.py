@@ -75,9 +75,9 @@ def test_recipes_that_come_along_are_found_anywhere(
     verb: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)
-    words = [verb, f"recipes/demo/{name}.yaml", "--seq_len", "77", "--print-recipe"]
+    words = [verb, f"recipes/demo/{name}.yaml", "--settings.seed", "77", "--print-recipe"]
     assert main(words) == 0
-    assert "seq_len: 77" in capsys.readouterr().out
+    assert "seed: 77" in capsys.readouterr().out
     (tmp_path / "recipes" / "demo").mkdir(parents=True)
     (tmp_path / "recipes" / "demo" / f"{name}.yaml").write_text("seq_lne: 3")  # one that is here wins
     assert main(words) == 2

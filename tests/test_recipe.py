@@ -153,3 +153,82 @@ def test_overrides_reach_items_of_lists(tmp_path: Path) -> None:
     assert recipe.shapes == [Shape(layers=1), Shape(layers=7, rope=5.0)]
     assert "no such item" in problems(tmp_path, text, "--shapes.2.layers", "7")
     assert "no such item" in problems(tmp_path, text, "--shapes.width.layers", "7")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    from_: str
+    step: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    name: str = "all"
+    tokens: int
+    data: Path | dict[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise RecipeError(f"tokens must be above 0, not {self.tokens}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Journey:
+    model: str | Shape | Start
+    data: Path | dict[str, float] | None = None
+    phases: tuple[Stretch, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise RecipeError("phases must have at least one")
+
+
+def journey(tmp_path: Path, text: str, *overrides: str) -> Journey:
+    path = tmp_path / "j.yaml"
+    path.write_text(text, encoding="utf-8")
+    found = load_recipe(Journey, path, list(overrides))
+    path.write_text(dump_recipe(found), encoding="utf-8")
+    assert load_recipe(Journey, path) == found  # what is written reads back
+    return found
+
+
+PHASES = "phases: [{name: short, tokens: 2e12}, {name: long, tokens: 5, data: {a/b: 1, c: 0.25}}]\n"
+
+
+def test_unions_of_texts_paths_and_mappings(tmp_path: Path) -> None:
+    assert journey(tmp_path, "model: {from: some/where}\n" + PHASES).model == Start(from_="some/where")
+    assert journey(tmp_path, "model: {layers: 3}\n" + PHASES).model == Shape(layers=3)
+    assert journey(tmp_path, "model: tiny\ndata: shards\n" + PHASES).data == Path("shards")
+    mixed = journey(tmp_path, "model: tiny\ndata: {shards/web: 0.7, shards/code: 1}\n" + PHASES)
+    assert mixed.data == {"shards/web": 0.7, "shards/code": 1.0} and mixed.phases[1].data == {"a/b": 1.0, "c": 0.25}
+    assert mixed.phases[0] == Stretch(name="short", tokens=2_000_000_000_000)
+    text = "model: tiny\ndata: {shards/web: 0.7}\n" + PHASES
+    assert journey(tmp_path, text, "--data", "shards").data == Path("shards")
+    assert journey(tmp_path, text, "--data", "{shards: 2, more: 1}").data == {"shards": 2.0, "more": 1.0}
+    assert journey(tmp_path, text, "--data.shards/web", "0.1").data == {"shards/web": 0.1}
+    assert journey(tmp_path, text, "--model", "{from: there}").model == Start(from_="there")
+    assert journey(tmp_path, text, "--model.from", "there", "--model.step", "3").model == Start(from_="there", step=3)
+    assert journey(tmp_path, text, "--phases.long.tokens", "7").phases[1].tokens == 7
+    assert journey(tmp_path, text, "--phases.short.data", "other").phases[0].data == Path("other")
+
+
+def test_problems_inside_lists_and_unions_are_told_together(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        journey(
+            tmp_path,
+            "model: {form: x}\ndata: {a: much}\nphases: [{tokens: 0}, {token: 3}, {tokens: 1, data: [a]}, 5]\n",
+            "--phases.long.tokens", "1",
+        )  # fmt: skip
+    text = str(caught.value)
+    for expected in (
+        "unknown key 'model.form'; the nearest known one is 'model.from'",
+        "'data.a' must be a number, not 'much'",
+        "phases.0: tokens must be above 0, not 0",
+        "unknown key 'phases.1.token'; the nearest known one is 'phases.tokens'",
+        "'phases.1.tokens' is missing",
+        "'phases.2.data' must be a path or a mapping, not a list",
+        "'phases.3' must be a mapping of name, tokens, data, not 5",
+        "command line: --phases.long.tokens: there is no such item in the list",
+    ):
+        assert expected in text, text
+    assert "has 9 problems" in text

@@ -143,7 +143,7 @@ class ConversationBatches:
 
     def __init__(self, samples: Sequence[Sample], seq_len: int, rows_per_batch: int, seed: int) -> None:
         self._samples, self._seed = samples, seed
-        self._capacity = seq_len * rows_per_batch
+        self.seq_len, self._capacity = seq_len, seq_len * rows_per_batch
         self._lengths = np.array([len(sample.tokens) for sample in samples])
         if self._lengths.max() > self._capacity:
             raise DataError(f"a sample has {self._lengths.max():,} tokens, a batch room for {self._capacity:,}")

@@ -81,7 +81,7 @@ class ConversationCourse:
     """A `Course` over packed conversations: one phase, steps of `accumulation` micro-batches."""
 
     sources: Sequence[str] = ()
-    bits_per_byte_factor = None
+    bits_per_byte_factor: float | None = None
 
     def __init__(self, batches: ConversationBatches, steps: int, accumulation: int, settings: TrainSettings) -> None:
         self.steps = steps
@@ -99,6 +99,9 @@ class ConversationCourse:
 
     def phase_index(self, step: int) -> int:
         return 0
+
+    def seq_len(self, step: int) -> int:
+        return self._batches.seq_len
 
     def batches(self, step: int, part: int, parts: int, skips: Skips = ()) -> list[PackedBatch]:
         size = self._accumulation // parts

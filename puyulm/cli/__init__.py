@@ -22,6 +22,7 @@ VERBS = {
     "data": ("puyulm.cli.data", "collect text and make token shards"),
     "train": ("puyulm.cli.train", "pretrain a model from a recipe"),
     "sft": ("puyulm.cli.sft", "fine-tune a model on conversations from a recipe"),
+    "report": ("puyulm.cli.report", "show how training runs went, and compare them"),
     "eval": ("puyulm.cli.eval", "score a model on items with checkable answers"),
     "demo": ("puyulm.cli.demo", "the whole life in miniature: make a small model from scratch"),
 }

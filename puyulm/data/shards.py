@@ -103,6 +103,11 @@ class TokenShards:
         """Token ids of document `i`, a read-only view."""
         return self.slice(i, 0, int(self.token_starts[i + 1] - self.token_starts[i]))
 
+    @property
+    def content_hash(self) -> str:
+        """A hash of what the shards hold, in hexadecimal: the same wherever they lie."""
+        return hashlib.blake2b("".join(self._hashes).encode(), digest_size=16).hexdigest()
+
     def slice(self, i: int, start: int, stop: int) -> np.ndarray:
         """Token ids `start` to `stop` within document `i`, a read-only view."""
         shard = int(np.searchsorted(self._first_document, i, side="right")) - 1

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from puyulm.model import kernels
+
 
 class Attention(Protocol):
     """What a decoder needs to know about who sees whom."""
@@ -69,6 +71,8 @@ class PackedAttention:
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if len(self.lengths) > 1 and q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
             return self._variable_length(q, k, v)
+        if kernels.suits_causal_attention(q, self.lengths):
+            return kernels.causal_attention(q, k, v, self.lengths)
         if len(set(self.lengths)) == 1:  # one call, and nothing to put together afterwards
             parts = (x.unflatten(0, (len(self.lengths), -1)) for x in (q, k, v))
             return causal_attention(*parts).flatten(0, 1)

@@ -2,25 +2,24 @@
 
 Loading streams: parameters are allocated once and filled tensor by tensor. Names and shapes are compared with what the
 configuration asks for before the first weight is read, so a wrong folder fails at once with the tensor, both shapes and
-the file. Writing goes to a folder beside the target, which is renamed when it is complete.
+the file. Writing streams, too, and goes to a folder beside the target, which is renamed when it is complete.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import glob
 import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from puyulm.errors import CheckpointError, ConfigError
@@ -29,6 +28,7 @@ from puyulm.model.decoder import Decoder
 from puyulm.model.hf_config import config_from_json, config_to_json, merge_config
 from puyulm.model.layouts import Layout, Slot, layout_of, published_tensors
 from puyulm.model.shards import Scratch, StoredTensor, bin_tensors, stored_tensors, tensor_names, weight_files
+from puyulm.model.weight_writer import by_parameter, write_json, write_weights
 from puyulm.progress import Progress
 
 AUXILIARY_FILES = (
@@ -37,6 +37,9 @@ AUXILIARY_FILES = (
 )  # fmt: skip
 
 READERS = 2
+
+Rows = Callable[[int, int], Tensor]
+"""Reads rows `[start, stop)` of a published tensor, into memory that the next read may overwrite."""
 
 
 def load_config(path: Path) -> ModelConfig:
@@ -135,6 +138,35 @@ def fill_decoder(decoder: Decoder, folder: Path) -> None:
     _require(seen, wanted, decoder.config, folder, dict.fromkeys(seen))
 
 
+def each_published(folder: Path, config: ModelConfig) -> Iterator[tuple[str, Slot, Rows]]:
+    """Every tensor of a folder's weight files, in turn: its name, where it belongs, and what reads some rows of it.
+
+    Raises:
+        CheckpointError: Names or shapes are not those of the configuration; of safetensors files this is known before
+            the first tensor is given, of `.bin` files after the last.
+    """
+    files = weight_files(folder)
+    wanted = published_tensors(config, layout_of(config))
+    if files[0].suffix == ".safetensors":
+        stored, scratch = _merge(files), Scratch()
+        _require({name: tensor.shape for name, tensor in stored.items()}, wanted, config, folder, stored)
+        for name, slot in wanted.items():
+            yield name, slot, functools.partial(stored[name].read_rows, scratch)
+        return
+    seen: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        for name, tensor in bin_tensors(file):
+            seen[name] = tuple(tensor.shape)
+            if name in wanted:
+                _require_shape(name, seen[name], wanted[name].shape, file)
+                yield name, wanted[name], functools.partial(_rows, tensor)
+    _require(seen, wanted, config, folder, dict.fromkeys(seen))
+
+
+def _rows(tensor: Tensor, start: int, stop: int) -> Tensor:
+    return tensor[start:stop]
+
+
 def _read_all(
     stored: Mapping[str, StoredTensor], slots: Mapping[str, Slot], parameters: Mapping[str, Tensor], label: str
 ) -> None:
@@ -223,10 +255,37 @@ def save_model(
     max_shard_bytes: int = 5_000_000_000,
     write_extra: Callable[[Path], None] | None = None,
 ) -> None:
+    """Writes a checkpoint in the published layout, stored in the type that the parameters have; see `write_model`."""
+    config = decoder.config.evolve(dtype=str(decoder.embed.weight.dtype).removeprefix("torch."))
+    parameters = dict(decoder.named_parameters())
+    write_model(
+        config, ((name, parameters[name]) for name in parameter_order(config)), folder, source=source, layout=layout,
+        overwrite=overwrite, max_shard_bytes=max_shard_bytes, write_extra=write_extra,
+    )  # fmt: skip
+
+
+def parameter_order(config: ModelConfig) -> list[str]:
+    """Names of all parameters, a shared one once, in the order in which `write_model` wants them."""
+    return list(by_parameter(config, layout_of(config)))
+
+
+def write_model(
+    config: ModelConfig,
+    parameters: Iterable[tuple[str, Tensor]],
+    folder: Path,
+    *,
+    source: Path | None = None,
+    layout: Literal["own", "llama"] = "own",
+    overwrite: bool = False,
+    max_shard_bytes: int = 5_000_000_000,
+    write_extra: Callable[[Path], None] | None = None,
+) -> None:
     """Writes a checkpoint in the published layout: safetensors (with an index when sharded), `config.json`,
-    `generation_config.json`, and the tokenizer's files.
+    `generation_config.json`, and the tokenizer's files. One parameter is in memory at a time.
 
     Args:
+        config: Of the model; its `dtype` is what the weights are stored in.
+        parameters: Name and whole value of every parameter, in the order of `parameter_order`.
         folder: Made whole or not at all.
         source: Checkpoint folder to take tokenizer, generation and chat template files from; in the family's own
             layout also its code (`*.py`, for those who run it) and the keys of its `config.json` that are not ours.
@@ -243,7 +302,6 @@ def save_model(
         raise CheckpointError(f"{folder}: is the current folder, which cannot be replaced; name another")
     if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder}: already exists; choose another folder, or overwrite it (--overwrite)")
-    config = decoder.config.evolve(dtype=str(decoder.embed.weight.dtype).removeprefix("torch."))
     raw = config_to_json(config, layout)
     if source is not None and layout == "own" and (source / "config.json").is_file():
         published = _read_config(source)
@@ -254,9 +312,10 @@ def save_model(
         _remove_leftovers(folder)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _write_weights(decoder, partial, layout_of(config) if layout == "own" else "llama", max_shard_bytes)
-        _write_json(partial / "config.json", raw)
-        _write_json(partial / "generation_config.json", {k: raw[k] for k in raw if k.endswith("_token_id")})
+        files = layout_of(config) if layout == "own" else "llama"
+        write_weights(config, parameters, partial, files, stored_dtype(config), max_shard_bytes)
+        write_json(partial / "config.json", raw)
+        write_json(partial / "generation_config.json", {k: raw[k] for k in raw if k.endswith("_token_id")})
         if source is not None:
             code = [file.name for file in sorted(source.glob("*.py"))] if layout == "own" else []
             for name in (*AUXILIARY_FILES, *code):
@@ -265,7 +324,7 @@ def save_model(
         if write_extra is not None:
             write_extra(partial)
         replace_folder(partial, folder)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -293,48 +352,3 @@ def replace_folder(new: Path, folder: Path) -> None:
         os.rename(folder, old)
     os.rename(new, folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_weights(decoder: Decoder, folder: Path, layout: Layout, max_shard_bytes: int) -> None:
-    parameters = dict(decoder.named_parameters())
-    slots = published_tensors(decoder.config, layout)
-    itemsize = decoder.embed.weight.element_size()
-    shards = list(_split(slots, itemsize, max_shard_bytes))
-    weight_map: dict[str, str] = {}
-    with Progress(f"writing {len(slots)} tensors", total=len(shards), unit="file") as progress:
-        for number, names in enumerate(shards, 1):
-            file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            tensors = {name: _extract(slots[name], parameters) for name in names}
-            save_file(tensors, folder / file, metadata={"format": "pt"})
-            weight_map |= dict.fromkeys(names, file)
-            progress.advance()
-    if len(shards) > 1:
-        total = sum(slot_bytes(slot, itemsize) for slot in slots.values())
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        _write_json(folder / "model.safetensors.index.json", index)
-
-
-def _extract(slot: Slot, parameters: Mapping[str, Tensor]) -> Tensor:
-    return slot.extract(parameters[slot.parameter].detach()).cpu()
-
-
-def _split(slots: dict[str, Slot], itemsize: int, max_shard_bytes: int) -> Iterator[list[str]]:
-    """Names of each shard's tensors, in order, no shard above the limit unless a single tensor is."""
-    names: list[str] = []
-    size = 0
-    for name, slot in slots.items():
-        if names and size + slot_bytes(slot, itemsize) > max_shard_bytes:
-            yield names
-            names, size = [], 0
-        names.append(name)
-        size += slot_bytes(slot, itemsize)
-    yield names
-
-
-def slot_bytes(slot: Slot, itemsize: int) -> int:
-    """Bytes of a published tensor."""
-    return torch.Size(slot.shape).numel() * itemsize
-
-
-def _write_json(file: Path, content: object) -> None:
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -8,13 +8,13 @@ knows nothing of ranks, caches or quantisation; those are applied from outside.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from puyulm.model.attention import Attention
 from puyulm.model.config import ModelConfig
 from puyulm.model.init import initial_values
-from puyulm.model.rope import RopeTables, rope_tables, rotate
+from puyulm.model.kernels import rms_norm, rotate_qkv, swiglu
+from puyulm.model.rope import RopeTables, rope_tables
 
 
 class Linear(nn.Linear):
@@ -44,11 +44,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype in (torch.float32, torch.float64):
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return wide.to(x.dtype) * self.weight
+        return rms_norm(x, self.weight, self.eps)
 
 
 class SelfAttention(nn.Module):
@@ -68,9 +64,7 @@ class SelfAttention(nn.Module):
     def project(self, x: Tensor, rope: RopeTables) -> tuple[Tensor, Tensor, Tensor]:
         """`[T, H]` -> rotated queries `[T, KV, q_per_kv, D]`, rotated keys and values `[T, KV, D]`."""
         qkv = self.qkv(x).unflatten(-1, (-1, self.q_per_kv + 2, self.head_dim))
-        queries_and_key, value = qkv.split((self.q_per_kv + 1, 1), dim=2)
-        rotated = rotate(queries_and_key, rope)
-        return rotated[:, :, :-1], rotated[:, :, -1], value[:, :, 0]
+        return rotate_qkv(qkv, rope)
 
     def forward(self, mixed: Tensor) -> Tensor:
         """Mixed values `[T, KV, q_per_kv, D]` -> `[T, H]`."""
@@ -91,8 +85,7 @@ class MLP(nn.Module):
         self.down = Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).unflatten(-1, (-1, 2, self.block)).unbind(2)
-        return self.down((F.silu(gate) * up).flatten(1))
+        return self.down(swiglu(self.gate_up(x), self.block))
 
 
 class Block(nn.Module):

@@ -38,14 +38,16 @@ def initial_values(
     if std == 0.0 or start >= stop:  # a rank may hold no row at all
         return torch.zeros(max(stop - start, 0), *shape[1:])
     rows = max(1, BLOCK_VALUES // math.prod(shape[1:]))
-    parts = []
+    values = torch.empty(stop - start, *shape[1:])
     for block in range(start // rows, -(-stop // rows)):
         first, last = block * rows, min((block + 1) * rows, shape[0])
         digest = hashlib.sha256(f"{seed}:{name}:{block}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        values = torch.empty(last - first, *shape[1:]).normal_(0.0, std, generator=generator)
-        parts.append(values[max(start - first, 0) : stop - first])
-    return torch.cat(parts)
+        made = torch.empty(last - first, *shape[1:]).normal_(0.0, std, generator=generator)
+        part = made[max(start - first, 0) : stop - first]
+        at = max(first - start, 0)
+        values[at : at + len(part)] = part
+    return values
 
 
 def _standard_deviation(config: ModelConfig, name: str) -> float:

@@ -15,8 +15,9 @@ from torch import Tensor
 IGNORE = -100
 """Target of tokens that no loss is taken on."""
 
-CHUNK_BYTES = 64 * 2**20
-"""Size of one chunk's float32 logits: large enough for full-speed matrix products, small beside the model."""
+CHUNK_BYTES, CHUNK_BYTES_CUDA = 64 * 2**20, 2**30
+"""Size of one chunk's float32 logits: large enough for full-speed matrix products, small beside the model. A GPU needs
+more tokens for that, since every chunk reads the head and adds to its gradient."""
 
 
 class VocabularyPart(Protocol):
@@ -142,7 +143,6 @@ class _HeadLoss(torch.autograd.Function):
             x, target = hidden[rows], targets[rows]
             log_probs, losses[rows], log_z = _log_softmax((x @ weight.T).float(), target, part)
             counted = target != IGNORE
-            total += losses[rows].sum()
             if z_loss:
                 total += z_loss * log_z.masked_fill(~counted, 0.0).square().sum()
             # d loss / d logits = (softmax (1 + 2 z log Z) - onehot) / denominator on the tokens that count
@@ -159,6 +159,7 @@ class _HeadLoss(torch.autograd.Function):
                 grad_weight.addmm_(grad.T, x)
             elif grad_weight is not None:
                 grad_weight += grad.T @ x
+        total += losses.sum()
         if grad_weight is not None:
             grad_weight = grad_weight.to(weight.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight)
@@ -176,5 +177,8 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
-    size = max(128, CHUNK_BYTES // (4 * weight.shape[0]))
-    return [slice(start, min(start + size, len(hidden))) for start in range(0, len(hidden), size)]
+    """Parts of the tokens, as equal as can be."""
+    tokens = len(hidden)
+    most = max(128, (CHUNK_BYTES if hidden.is_cpu else CHUNK_BYTES_CUDA) // (4 * weight.shape[0]))
+    size = -(-tokens // -(-tokens // most)) if tokens else 1
+    return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]

@@ -9,7 +9,7 @@ kept between calls; here the base comes from S of this forward alone, so equal i
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,11 @@ class RopeTables(NamedTuple):
 
     cos: Tensor
     sin: Tensor
+
+    def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both as `[T, 1, ..., head_dim]`, in the type of x, which under autocast may be narrower."""
+        shape = (x.shape[0], *[1] * (x.dim() - 2), x.shape[-1])
+        return self.cos.to(x.dtype).view(shape), self.sin.to(x.dtype).view(shape)
 
 
 def dynamic_ntk_theta(theta: float, factor: float, length: int, max_positions: int, head_dim: int) -> float:
@@ -71,25 +76,6 @@ def rotate(x: Tensor, tables: RopeTables) -> Tensor:
     Returns:
         Same shape: with halves (a, b) of each head, (a cos - b sin, b cos + a sin).
     """
-    shape = (x.shape[0], *[1] * (x.dim() - 2), x.shape[-1])
-    cos, sin = (table.to(x.dtype).view(shape) for table in tables)  # under autocast x may be narrower than the tables
-    return _Rotate.apply(x, cos, sin)
-
-
-class _Rotate(torch.autograd.Function):
-    """The transpose of a rotation is the rotation back: half the passes over memory that autograd would take."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return (x * cos).addcmul_(_swap_halves(x), sin)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        cos, sin = ctx.saved_tensors
-        return (grad * cos).addcmul_(_swap_halves(grad), sin, value=-1), None, None
-
-
-def _swap_halves(x: Tensor) -> Tensor:
+    cos, sin = tables.beside(x)
     half = x.shape[-1] // 2
-    return torch.cat((x[..., half:], x[..., :half]), dim=-1)
+    return (x * cos).addcmul_(torch.cat((x[..., half:], x[..., :half]), dim=-1), sin)

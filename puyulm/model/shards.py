@@ -11,7 +11,7 @@ import json
 import math
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,12 @@ class StoredTensor:
         tensor = scratch.bytes(self.end - self.begin).view(self.dtype).view(self.shape)
         self.read_into(tensor)
         return tensor
+
+    def read_rows(self, scratch: Scratch, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` alone, in memory that the next read with the same scratch will overwrite."""
+        row = (self.end - self.begin) // self.shape[0]
+        begin, end = self.begin + start * row, self.begin + stop * row
+        return replace(self, shape=(stop - start, *self.shape[1:]), begin=begin, end=end).read(scratch)
 
 
 class Scratch:

@@ -40,14 +40,14 @@ class MicroBatch:
         lengths: Sequence[int],
         device: torch.device | str = "cpu",
         *,
-        sources: Sequence[int] | None = None,
+        sources: np.ndarray | None = None,
         pad_to: int = 0,
         multiple: int = 1,
     ) -> MicroBatch:
         """Takes a batch to a device, with one more document of ignored tokens where it must be longer.
 
         Args:
-            sources: Source of each document.
+            sources: `[T]` int64, where each token is from.
             pad_to: T is at least this.
             multiple: T is a multiple of this.
         """
@@ -56,9 +56,9 @@ class MicroBatch:
         if filler:
             tokens = np.concatenate([tokens, np.zeros(filler, dtype=tokens.dtype)])
             targets = np.concatenate([targets, np.full(filler, IGNORE, dtype=targets.dtype)])
+            if sources is not None:
+                sources = np.concatenate([sources, np.zeros(filler, dtype=sources.dtype)])
         lengths = (*lengths, filler) if filler else tuple(lengths)
-        if sources is not None:
-            sources = np.repeat(np.array([*sources, 0] if filler else sources, dtype=np.int64), lengths)
         return cls(
             _to(tokens, device),
             _to(targets, device),

@@ -1,12 +1,14 @@
 """From a configuration and a plan to a model that can be trained: the order in which techniques are applied.
 
-Over several processes a model is made without memory (on the meta device), cut into stages, then tensor parallelism, float8, recomputation,
-compilation and FSDP2 are applied, in this order; only then does each rank get memory, for its own shards, and fill it.
+Over several processes a model is made without memory (on the meta device) and cut into stages; to each are applied
+float8, tensor and context parallelism, recomputation, compilation and FSDP2, in this order. Only then does each rank
+get memory, for its own shards, and fill it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +17,15 @@ from puyulm.errors import RecipeError
 from puyulm.model.config import ModelConfig
 from puyulm.model.decoder import Decoder
 from puyulm.parallel.batch import MicroBatch
-from puyulm.parallel.stage import LossSettings, Losses, Stage
+from puyulm.parallel.stage import Losses, LossSettings, Stage
 from puyulm.parallel.world import World
+
+if TYPE_CHECKING:
+    from puyulm.parallel.pipeline import Pipeline
+
+
+FLOAT8_TOKENS = 16
+"""Products of 8-bit floats are sums of so many terms at a time; those of a matrix's gradient go over tokens."""
 
 
 class ParallelModel:
@@ -26,7 +35,9 @@ class ParallelModel:
         config: Of the whole model; `evolve` changes it in every stage (a phase's rope base).
         stages: What of it is on this rank: one stage, or several under an interleaved pipeline.
         pad_to: Tokens of every micro-batch under a pipeline, whose messages have one size; else 0.
-        multiple: Every micro-batch's tokens are padded to a multiple of this, to be shared among ranks.
+        multiple: Every micro-batch's tokens are padded to a multiple of this, to be shared among ranks and to suit the
+            kernels.
+        pipeline: The schedule last run, kept for the next step.
     """
 
     def __init__(
@@ -40,8 +51,10 @@ class ParallelModel:
         pad_to: int = 0,
     ) -> None:
         self.config, self.world, self.stages = config, world, list(stages)
-        self.pad_to = pad_to
-        self.multiple = world.plan.context * world.plan.tensor
+        plan = world.plan
+        self.multiple = plan.context * plan.tensor * (FLOAT8_TOKENS if plan.float8 else 1)
+        self.pad_to = -(-pad_to // self.multiple) * self.multiple
+        self.pipeline: Pipeline | None = None
         self._settings, self._losses = settings, losses
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -161,8 +174,12 @@ def build_model(
 
 
 def apply_plan(stage: Stage, world: World) -> None:
-    """Applies a plan's techniques to one stage."""
+    """Applies a plan's techniques to one stage, from what is innermost in a layer to what is outermost."""
     plan = world.plan
+    if plan.float8:  # puts other modules in the place of matrices, which would lose what hangs on them
+        from puyulm.parallel.float8 import apply_float8
+
+        apply_float8(stage)
     if plan.tensor > 1:
         from puyulm.parallel.tensor import apply_tensor_parallel
 
@@ -171,18 +188,14 @@ def apply_plan(stage: Stage, world: World) -> None:
         from puyulm.parallel.context import apply_context_parallel
 
         apply_context_parallel(stage, world)
-    if plan.float8:
-        from puyulm.parallel.float8 import apply_float8
+    if plan.recompute != "none":
+        from puyulm.parallel.recompute import apply_recompute
 
-        apply_float8(stage)
+        apply_recompute(stage, plan.recompute, compiled=plan.compile)
     if plan.compile:
         from puyulm.parallel.compile import apply_compile
 
         apply_compile(stage)
-    if plan.recompute != "none":
-        from puyulm.parallel.recompute import apply_recompute
-
-        apply_recompute(stage, plan.recompute)
     if world.size > 1:
         from puyulm.parallel.fsdp import apply_fsdp
 

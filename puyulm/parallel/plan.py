@@ -26,7 +26,7 @@ class ParallelPlan:
         schedule: Of the pipeline: one forward, one backward, with one stage a rank, or `stages_per_rank`.
         stages_per_rank: Of the interleaved schedule.
         reshard: Free a layer's gathered parameters after its forward and gather them again for its backward (ZeRO-3);
-            off, they stay from forward to backward (ZeRO-2): less communication, more memory.
+            off, they are gathered once a step and stay to its last backward (ZeRO-2): less communication, more memory.
         recompute: Activations made again in the backward: "none"; "selective", all but the results of matrix products
             and of attention; "full", all but each layer's input.
         compile: torch.compile the two parts of each layer.
@@ -110,3 +110,34 @@ class ParallelPlan:
         if self.pipeline > 1 and config.tie_embeddings:
             found.append("parallel.pipeline: the model ties its head to the embedding, which sit in different stages")
         return found
+
+    def layers_of_stages(self, config: ModelConfig) -> list[int]:
+        """How many layers each stage of the pipeline has, so that the slowest has as little work as possible.
+
+        Work is the FLOPs of matrix products by parameters, in which the head counts for the layers that it is worth
+        (two of 7B, about). The embedding has none; where the work is the same, stages with fewer parameters get more
+        layers, and of these the later ones, which keep the activations of fewer micro-batches.
+        """
+        hidden, heads, last = config.hidden_size, config.num_heads * config.head_dim, self.stages - 1
+        layer = hidden * (config.qkv_size + heads + 3 * config.intermediate_size)
+        embedding, head = config.vocab_size * hidden, (config.vocab_size if config.head == "lm" else 1) * hidden
+        counts = [1] * self.stages
+
+        def with_one_more(stage: int) -> tuple[int, int, int]:
+            work = (counts[stage] + 1) * layer + head * (stage == last)
+            return work, work + embedding * (stage == 0), -stage
+
+        for _ in range(config.num_layers - self.stages):
+            counts[min(range(self.stages), key=with_one_more)] += 1
+        return counts
+
+    def micro_batches_problem(self, count: int) -> str | None:
+        """Why so many micro-batches a step and rank do not fit the pipeline; None if they do."""
+        if count >= self.pipeline and (self.schedule != "interleaved" or count % self.pipeline == 0):
+            return None
+        needed = "at least" if count < self.pipeline else "a multiple of"
+        return (
+            f"a pipeline of {self.pipeline} ranks ({self.schedule}) needs {needed} {self.pipeline} micro-batches "
+            f"a step, but there are {count}: lower micro_tokens, or raise batch_tokens, which "
+            f"{self.data_size} groups of ranks share"
+        )

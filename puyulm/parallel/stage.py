@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from puyulm.model.attention import Attention
-from puyulm.model.decoder import Decoder
+from puyulm.model.decoder import Decoder, Linear
 from puyulm.model.loss import IGNORE, VocabularyPart, head_loss
 from puyulm.model.rope import rope_tables
 from puyulm.parallel.batch import MicroBatch
@@ -32,7 +32,12 @@ class LossSettings:
 
 
 class Split(Protocol):
-    """How the ranks of context and tensor parallelism share the tokens of a micro-batch and the rows of the head."""
+    """How the ranks of context and tensor parallelism share the tokens of a micro-batch and the rows of the head.
+
+    Techniques are combined by wrapping the split that is on the stage already. Context parallelism cuts T tokens into
+    shares of T / context; of these, tensor parallelism cuts what is between the matrices of a layer once more, into
+    T' = T / (context * tensor).
+    """
 
     def attention(self, batch: MicroBatch) -> Attention:
         """Who sees whom, for the tokens that attention is handed here."""
@@ -43,7 +48,15 @@ class Split(Protocol):
         ...
 
     def head(self, hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, VocabularyPart | None]:
-        """Final hidden states and the head as the loss takes them, and which rows of the head these are."""
+        """Final hidden states and the head as the loss takes them, and which rows of the head these are.
+
+        Args:
+            hidden: `[T', H]`.
+            weight: The parameter.
+
+        Returns:
+            `[T / context, H]`; `[V, H]` or some rows of it; and which, None for all.
+        """
         ...
 
 
@@ -67,6 +80,35 @@ class Losses:
     of: list[Tensor] = field(default_factory=list)
 
 
+class LossHead(Linear):
+    """A head that takes the loss: FSDP2 gathers a module's parameters for a call of that very module."""
+
+    def loss(
+        self, hidden: Tensor, targets: Tensor, split: Split, settings: LossSettings, dtype: torch.dtype, sparse: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of this rank's tokens over the denominator of the step, and each token's.
+
+        Args:
+            hidden: `[T', H]`, see `Split`.
+            targets: `[T / context]`.
+            dtype: Of the matrix products.
+            sparse: Only tokens with a target are multiplied with the head.
+
+        Returns:
+            A scalar, and without a gradient `[T / context]` float32, 0 where there is no target.
+        """
+        hidden, weight, part = split.head(hidden, self.weight)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        if not sparse:
+            return head_loss(hidden, weight, targets, settings.denominator, z_loss=settings.z_loss, part=part)
+        counted = (targets != IGNORE).nonzero().squeeze(-1)
+        loss, few = head_loss(
+            hidden.index_select(0, counted), weight, targets[counted], settings.denominator,
+            z_loss=settings.z_loss, part=part,
+        )  # fmt: skip
+        return loss, torch.zeros(len(targets), device=few.device).index_copy_(0, counted, few)
+
+
 class Stage(nn.Module):
     """Layers `start` to `stop` of a decoder; the first stage embeds tokens, the last takes the loss.
 
@@ -74,8 +116,11 @@ class Stage(nn.Module):
     that checkpoints do not depend on how layers are cut.
 
     Args:
-        decoder: Loses the layers, the embedding or the head that belong to other stages.
+        decoder: Loses the layers, the embedding or the head that belong to other stages; its head becomes a `LossHead`.
         dtype: Of the activations and, under autocast, of the matrix products.
+
+    Attributes:
+        frees: Whether gathered parameters are freed after each use, or only at the end of a step.
     """
 
     def __init__(
@@ -93,11 +138,14 @@ class Stage(nn.Module):
         self.layer_numbers = range(start, stop)
         self.decoder = decoder
         self.dtype, self.autocast = dtype, autocast
+        self.frees = True
         self.split: Split = Whole()
         self.loss_settings = LossSettings()
         self.token_losses = Losses()
         if not (self.first and self.last):
             _keep(decoder, self.layer_numbers, self.first, self.last)
+        if self.last:
+            decoder.head.__class__ = LossHead
 
     def layer(self, number: int) -> nn.Module:
         """A layer by its number in the whole decoder."""
@@ -139,21 +187,10 @@ class Stage(nn.Module):
 
     def loss(self, hidden: Tensor, batch: MicroBatch) -> Tensor:
         """The loss of this rank's tokens over the denominator of the step."""
-        targets = self.split.tokens(batch.targets)
-        hidden, weight, part = self.split.head(hidden, self.decoder.head.weight)
-        hidden, weight = hidden.to(self.dtype), weight.to(self.dtype)
-        settings = self.loss_settings
-        if batch.num_targets >= SPARSE * len(batch.targets):
-            loss, losses = head_loss(
-                hidden, weight, targets, settings.denominator, z_loss=settings.z_loss, part=part
-            )
-        else:
-            counted = (targets != IGNORE).nonzero().squeeze(-1)
-            loss, few = head_loss(
-                hidden.index_select(0, counted), weight, targets[counted], settings.denominator,
-                z_loss=settings.z_loss, part=part,
-            )  # fmt: skip
-            losses = torch.zeros(len(targets), device=few.device).index_copy_(0, counted, few)
+        sparse = batch.num_targets < SPARSE * len(batch.targets)
+        loss, losses = cast(LossHead, self.decoder.head).loss(
+            hidden, self.split.tokens(batch.targets), self.split, self.loss_settings, self.dtype, sparse
+        )
         self.token_losses.of.append(losses)
         return loss
 

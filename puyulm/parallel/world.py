@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from puyulm.errors import TrainError
+from puyulm.errors import PuyuError, TrainError
 from puyulm.parallel.plan import ParallelPlan
 
 TIMEOUT = datetime.timedelta(minutes=10)
@@ -72,9 +72,7 @@ class World:
             device,
             plan,
             init_device_mesh(device.type, four, mesh_dim_names=("pipeline", "replicate", "fsdp", "tensor")),
-            init_device_mesh(
-                device.type, five, mesh_dim_names=("pipeline", "replicate", "shard", "context", "tensor")
-            ),
+            init_device_mesh(device.type, five, mesh_dim_names=("pipeline", "replicate", "shard", "context", "tensor")),
         )
 
     @property
@@ -134,18 +132,22 @@ class World:
             dist.barrier()
 
     def raise_alike(self, error: Exception | None) -> None:
-        """Raises on every process what went wrong on one: none is left waiting for those that gave up."""
+        """Raises on every process what went wrong on one: none is left waiting for those that gave up.
+
+        Raises:
+            Exception: This process's own error; or else another's, a TrainError where it is none of `PuyuError`.
+        """
         if self.size == 1:
             if error is not None:
                 raise error
             return
-        errors: list[str | None] = [None] * self.size
-        dist.all_gather_object(errors, None if error is None else str(error))
+        errors: list[tuple[type[PuyuError], str] | None] = [None] * self.size
+        kind = type(error) if isinstance(error, PuyuError) else TrainError
+        dist.all_gather_object(errors, None if error is None else (kind, str(error)))
         if error is not None:
             raise error
-        first = next((text for text in errors if text is not None), None)
-        if first is not None:
-            raise TrainError(first)
+        for found in filter(None, errors):
+            raise found[0](found[1])
 
     def leave(self) -> None:
         """Ends the process group."""

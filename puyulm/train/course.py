@@ -8,7 +8,7 @@ from typing import Protocol
 from puyulm.data.packing import PackedBatch
 
 Skips = tuple[int, ...]
-"""How much of each phase's data was left out after going back to a checkpoint, in the units of the course."""
+"""What was left out by going back to checkpoints, as the course itself writes it down; empty where nothing was."""
 
 
 class Course(Protocol):
@@ -40,6 +40,10 @@ class Course(Protocol):
         """Number of the phase, from 0."""
         ...
 
+    def seq_len(self, step: int) -> int:
+        """Tokens of a row: what PaLM's convention counts attention over."""
+        ...
+
     def batches(self, step: int, part: int, parts: int, skips: Skips = ()) -> list[PackedBatch]:
         """The micro-batches of one of `parts` equal parts of a step's global batch.
 
@@ -48,9 +52,10 @@ class Course(Protocol):
         ...
 
     def skip(self, first: int, last: int, skips: Skips = ()) -> Skips:
-        """`skips` after the data of steps `first` to `last` (inclusive) is left out, too."""
+        """`skips` after the run went back to step `first`: what steps `first` to `last` (inclusive) have read, by the
+        skips so far, is left out, and step `first` goes on behind it."""
         ...
 
     def epochs(self, step: int, skips: Skips = ()) -> dict[str, float]:
-        """Passes over each source that lie behind before a step."""
+        """Passes over each stream of data before a step, with what was left out."""
         ...

@@ -13,6 +13,8 @@ from puyulm.train.course import Course, Skips
 class Feed:
     """A context manager that hands out one rank's micro-batches step by step.
 
+    What goes wrong while a step is read ahead is raised, as it is, when that step is asked for.
+
     Args:
         part, parts: Which part of each global batch.
         ahead: Steps that are read before they are asked for; 0 reads when asked.
@@ -24,9 +26,10 @@ class Feed:
         self._waiting: dict[tuple[int, Skips], Future[list[PackedBatch]]] = {}
 
     def batches(self, step: int, skips: Skips) -> list[PackedBatch]:
-        """The micro-batches of a step."""
+        """The micro-batches of a step; those of the next ones are read from then on."""
         wanted = [(number, skips) for number in range(step, min(step + self._ahead + 1, self._course.steps))]
-        self._waiting = {key: future for key, future in self._waiting.items() if key in wanted}
+        for key in self._waiting.keys() - wanted:  # after going back
+            self._waiting.pop(key).cancel()
         for key in wanted:
             if key not in self._waiting:
                 self._waiting[key] = self._pool.submit(self._course.batches, key[0], self._part, self._parts, skips)

@@ -1,4 +1,4 @@
-"""Which steps are taken: those whose loss and gradient are finite and no spike. Decided on the device, alike on all ranks."""
+"""Which steps are taken: those whose loss and gradient are finite and no spike. Decided on the device, by all ranks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from puyulm.train.settings import SpikeSettings
 
 
 class Guard:
-    """Mean and deviation of loss and gradient norm over the steps last taken, on the device.
+    """Mean and deviation of loss and gradient norm over the steps last taken.
+
+    Window and count are on the device and nothing is read back, so that a verdict costs the host no wait, and does not
+    depend on when the host looks. They are made of values that all ranks share: ranks judge alike.
 
     Args:
         device: Where losses and norms are.
@@ -23,6 +26,10 @@ class Guard:
     def state_tensors(self) -> dict[str, Tensor]:
         """Everything that a checkpoint must hold, by name; to be filled in place."""
         return {"window": self.window, "taken": self.taken}
+
+    def forget(self) -> None:
+        """Empties the window: steps of another phase, on other data, are no measure."""
+        self.taken.zero_()
 
     def judge(self, loss: Tensor, norm: Tensor) -> Tensor:
         """Whether a step must not be taken, a scalar bool on the device; a step that is taken enters the window."""

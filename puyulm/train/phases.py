@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ Data = Path | dict[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class BatchRamp:
-    """Small batches at the beginning of a run: `start` tokens, and `increment` more after every `every` steps."""
+    """Small batches at the beginning of a phase: `start` tokens, and `increment` more after every `every` steps."""
 
     start: int
     increment: int
@@ -66,13 +66,26 @@ class Phase:
             f"{name} must be above 0, not {value}"
             for name in ("tokens", "steps", "seq_len", "batch_tokens", "rope_theta", "lr")
             if (value := getattr(self, name)) is not None and not value > 0
+        ] + [
+            f"{name} must be between 0 and 1, not {value}"
+            for name in ("min_lr_ratio", "warmup_ratio", "decay_ratio")
+            if (value := getattr(self, name)) is not None and not 0 <= value <= 1
         ]
         if (self.tokens is None) == (self.steps is None):
             problems.append("give either tokens or steps")
-        if not problems and self.batch_tokens % self.seq_len:
-            problems.append(f"batch_tokens {self.batch_tokens:,} is no multiple of seq_len {self.seq_len:,}")
+        sizes = {"batch_tokens": self.batch_tokens}
+        if self.ramp is not None:
+            sizes |= {"ramp.start": self.ramp.start, "ramp.increment": self.ramp.increment}
+            if self.ramp.start >= self.batch_tokens:
+                problems.append(f"ramp.start {self.ramp.start:,} must be below batch_tokens {self.batch_tokens:,}")
+        if self.seq_len > 0:
+            problems += [
+                f"{name} {value:,} is no multiple of seq_len {self.seq_len:,}"
+                for name, value in sizes.items()
+                if value % self.seq_len
+            ]
         if problems:
-            raise RecipeError("; ".join(problems))
+            raise RecipeError(f"phase {self.name}: {'; '.join(problems)}")
 
     @property
     def own_schedule(self) -> bool:
@@ -90,6 +103,7 @@ class Segment:
         first_step, steps: Counted over the whole run.
         rows: Rows of each step, over all ranks.
         first_row: Row of the phase with which the first step begins.
+        full: Whether a ramp is over.
     """
 
     phase: int
@@ -97,6 +111,7 @@ class Segment:
     steps: int
     rows: int
     first_row: int
+    full: bool
 
 
 class Timeline:
@@ -134,6 +149,17 @@ class Timeline:
         """Rows of all steps of a phase."""
         return sum(segment.steps * segment.rows for segment in self.segments if segment.phase == index)
 
+    def phase_tokens(self, index: int) -> int:
+        """Tokens of all steps of a phase."""
+        return self.phase_rows(index) * self.phases[index].seq_len
+
+    def rows_before(self, step: int, index: int) -> int:
+        """Rows of a phase that steps before `step` take."""
+        steps = self.phase_steps(index)
+        if step >= steps.stop:
+            return self.phase_rows(index)
+        return self.rows(step)[0] if step > steps.start else 0
+
     def phase_steps(self, index: int) -> range:
         """The steps of a phase."""
         mine = [segment for segment in self.segments if segment.phase == index]
@@ -147,11 +173,11 @@ class Timeline:
     @property
     def total_tokens(self) -> int:
         """Tokens of the whole run."""
-        return sum(s.steps * s.rows * self.phases[s.phase].seq_len for s in self.segments)
+        return sum(map(self.phase_tokens, range(len(self.phases))))
 
     def lr(self, step: int) -> float:
         """The learning rate of a step."""
-        first, schedule = max((entry for entry in self._schedules if entry[0] <= step), key=lambda entry: entry[0])
+        first, schedule = next(entry for entry in reversed(self._schedules) if entry[0] <= step)
         return schedule(step - first)
 
     def rope_theta(self, step: int) -> float | None:
@@ -174,26 +200,26 @@ class Timeline:
 
 def _segments(index: int, phase: Phase, before: Segment | None) -> list[Segment]:
     """A phase as segments: those of its ramp, then the rest."""
-    step = before.first_step + before.steps if before else 0
-    full, row = phase.batch_tokens // phase.seq_len, 0
-    segments = []
-    left_rows = None if phase.tokens is None else math.ceil(phase.tokens / phase.seq_len)
-    left_steps = phase.steps
-    rows = full if phase.ramp is None else min(max(phase.ramp.start // phase.seq_len, 1), full)
-    while left_steps != 0 and (left_rows is None or left_rows > 0):
-        if left_rows is not None:
-            steps = math.ceil(left_rows / rows)
+    step, row = before.first_step + before.steps if before else 0, 0
+    full = phase.batch_tokens // phase.seq_len
+    segments: list[Segment] = []
+    for rows, most in _sizes(phase):
+        if phase.tokens is None:
+            assert phase.steps is not None
+            left = phase.steps - sum(segment.steps for segment in segments)
         else:
-            assert left_steps is not None
-            steps = left_steps
-        if rows < full:
-            assert phase.ramp is not None
-            steps = min(steps, phase.ramp.every)
-        segments.append(Segment(index, step, steps, rows, row))
-        step, row = step + steps, row + steps * rows
-        left_rows = None if left_rows is None else left_rows - steps * rows
-        left_steps = None if left_steps is None else left_steps - steps
-        if rows < full:
-            assert phase.ramp is not None
-            rows = min(rows + max(phase.ramp.increment // phase.seq_len, 1), full)
+            left = math.ceil((math.ceil(phase.tokens / phase.seq_len) - row) / rows)
+        steps = left if most is None else min(left, most)
+        if steps > 0:
+            segments.append(Segment(index, step, steps, rows, row, rows == full))
+            step, row = step + steps, row + steps * rows
     return segments
+
+
+def _sizes(phase: Phase) -> Iterator[tuple[int, int | None]]:
+    """Rows of a step, and how many steps have as many at most: up the ramp, then for the rest of the phase."""
+    full = phase.batch_tokens // phase.seq_len
+    if phase.ramp is not None:
+        for tokens in range(phase.ramp.start, phase.batch_tokens, phase.ramp.increment):
+            yield tokens // phase.seq_len, phase.ramp.every
+    yield full, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +22,12 @@ from puyulm.parallel.weights import init_weights, load_weights, save_weights
 from puyulm.parallel.world import World
 from puyulm.text.tokenizer import Tokenizer
 from puyulm.train.loop import TrainResult, pick_device, train
+from puyulm.train.mixture import open_mixture
 from puyulm.train.phases import Data, Phase, Timeline
-from puyulm.train.reading import PhasedRows, open_sources
+from puyulm.train.reading import PhasedRows
 from puyulm.train.run import MODEL_FOLDER, begin_run, run_identity, save_export
 from puyulm.train.settings import TrainSettings
+from puyulm.train.sources import open_sources
 from puyulm.train.validation import bits_per_byte
 
 # Fields that may differ when a run is resumed: places of files, and how the work is divided.
@@ -113,7 +116,7 @@ class PretrainRecipe:
         return found if found.is_dir() else None
 
 
-def pretrain(recipe: PretrainRecipe, *, overwrite: bool = False) -> TrainResult:
+def pretrain(recipe: PretrainRecipe, *, overwrite: bool = False, profile: bool = False) -> TrainResult:
     """Runs a recipe, or goes on with it where an earlier run stopped; the model is saved to `out/model`.
 
     Every process that torchrun starts calls it with the same recipe; one process alone does the same.
@@ -125,21 +128,26 @@ def pretrain(recipe: PretrainRecipe, *, overwrite: bool = False) -> TrainResult:
     settings = recipe.settings
     world = World.join(recipe.parallel, pick_device(settings.device))
     try:
-        return _pretrain(recipe, world, overwrite)
+        return _pretrain(recipe, world, overwrite, profile)
     finally:
         world.leave()
 
 
-def _pretrain(recipe: PretrainRecipe, world: World, overwrite: bool) -> TrainResult:
+def _pretrain(recipe: PretrainRecipe, world: World, overwrite: bool, profile: bool) -> TrainResult:
     settings, tokenizer = recipe.settings, Tokenizer.load(recipe.tokenizer)
     timeline = Timeline(recipe.phases, settings)
     config, start = model_config(recipe, tokenizer)
-    sources = open_sources([recipe.phase_data(phase) for phase in recipe.phases], settings.seed, tokenizer)
+    data = {phase.name: recipe.phase_data(phase) for phase in recipe.phases}
+    mixture = open_mixture(recipe.mixture, recipe.phases) if recipe.mixture else None
+    sources = open_sources(data, settings.seed, tokenizer)
     valid = TokenShards.open(recipe.validation_data) if recipe.validation_data else None
     if valid is not None:
         valid.check_tokenizer(tokenizer)
     course = PhasedRows(timeline, sources, recipe.micro_tokens, boundaries=recipe.boundaries)
     course.check(world.plan)
+    if world.main:
+        for line in [*(mixture.notes(timeline) if mixture else ()), *course.notes()]:
+            print(f"pretraining: {line}", file=sys.stderr)
     identity = _identity(recipe, start)
     begin_run(world, recipe, identity, overwrite=overwrite)
     micro_tokens = max(recipe.micro_tokens, max(phase.seq_len for phase in recipe.phases))
@@ -158,6 +166,7 @@ def _pretrain(recipe: PretrainRecipe, world: World, overwrite: bool) -> TrainRes
     result = train(
         model, course, settings, recipe.out, identity=identity, fill=fill, validate=validate if valid else None,
         export=lambda model, step: save_export(model, recipe.out, step, tokenizer.save), label="pretraining",
+        profile=profile,
     )  # fmt: skip
     save_weights(model, recipe.out / MODEL_FOLDER, write_extra=tokenizer.save)
     return result

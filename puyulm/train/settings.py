@@ -74,7 +74,7 @@ class TrainSettings:
         device: "auto" takes CUDA where there is one.
         dtype: Of the forward and backward pass; weights and optimizer stay in float32.
         peak_tflops: What MFU is measured against; None takes what is known of the GPU, or measures a CPU.
-        tensorboard: Write TensorBoard's event files too.
+        tensorboard: Write event files for TensorBoard, to `tensorboard/`; no package is needed for that.
         wandb: Project to log to with Weights & Biases.
     """
 
@@ -103,7 +103,7 @@ class TrainSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     peak_tflops: float | None = None
-    tensorboard: bool = False
+    tensorboard: bool = True
     wandb: str | None = None
 
     def __post_init__(self) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
 
 from puyulm.data.packing import PackedBatch
 from puyulm.model.loss import IGNORE
@@ -25,7 +25,7 @@ class StepResult:
 
     Attributes:
         values: `[5]` float32: loss in nats per target token of the whole step, norm of the gradients before clipping,
-            tokens with a loss, whether the step was not taken, on how many ranks a flag was set.
+            tokens with a loss, whether the step was not taken, the flags of all ranks summed.
         sources: `[2, S]` float32: sum of the losses, and number of tokens with a loss, of each source.
     """
 
@@ -35,12 +35,9 @@ class StepResult:
 
 def to_device(model: ParallelModel, batches: Iterable[PackedBatch]) -> list[MicroBatch]:
     """Micro-batches as this model wants them."""
+    size = {"pad_to": model.pad_to, "multiple": model.multiple}
     return [
-        MicroBatch.of(
-            batch.tokens, batch.targets, batch.lengths, model.world.device, sources=batch.sources,
-            pad_to=model.pad_to, multiple=model.multiple,
-        )  # fmt: skip
-        for batch in batches
+        MicroBatch.of(b.tokens, b.targets, b.lengths, model.world.device, sources=b.sources, **size) for b in batches
     ]
 
 
@@ -53,7 +50,7 @@ def train_step(
     settings: TrainSettings,
     *,
     num_sources: int = 0,
-    flag: bool = False,
+    flag: Callable[[], float] = lambda: 0.0,
 ) -> StepResult:
     """One optimizer step over this rank's micro-batches.
 
@@ -62,14 +59,14 @@ def train_step(
 
     Args:
         num_sources: S, of `StepResult.sources`.
-        flag: Something that all ranks should hear of.
+        flag: Something that all ranks should hear of: a number, asked for late in the step, to be summed over them.
     """
     world = model.world
     targets = count_targets(world, batches)
     total, token_losses = model.forward_backward(batches, targets.clamp_min(1), settings.z_loss)
     sources = by_source(model, batches, token_losses, num_sources)
     # One all-reduce for all: the loss that each rank has counted, the squares that each owns, its sources and flag.
-    mine = torch.stack((total, squared_norm(model.parameters(), world), torch.tensor(float(flag), device=world.device)))
+    mine = torch.stack((total, squared_norm(model.parameters(), world), _scalar(flag(), world)))
     shared = world.sum(torch.cat((mine, sources.flatten())))
     loss, norm = shared[0], shared[1].sqrt()
     skip = guard.judge(loss, norm)
@@ -98,7 +95,12 @@ def count_targets(world: World, batches: Sequence[MicroBatch]) -> Tensor:
     """Target tokens of the whole step: ranks that share micro-batches count them once."""
     mine = sum(batch.num_targets for batch in batches)
     shared = any(world.coordinate(name) for name in ("pipeline", "context", "tensor"))
-    return world.sum(torch.tensor(0.0 if shared else float(mine), device=world.device))
+    return world.sum(_scalar(0.0 if shared else float(mine), world))
+
+
+def _scalar(value: float, world: World) -> Tensor:
+    """Filled on the device; a copy from the host would wait for all that the device has yet to do."""
+    return torch.full((), value, device=world.device)
 
 
 def squared_norm(parameters: Iterable[nn.Parameter], world: World) -> Tensor:
@@ -120,11 +122,8 @@ def squared_norm(parameters: Iterable[nn.Parameter], world: World) -> Tensor:
 
 
 def _owned(grad: Tensor, world: World) -> bool:
-    if not isinstance(grad, DTensor):
-        return world.coordinate("replicate") == 0 and world.coordinate("fsdp") == 0 and world.coordinate("tensor") == 0
-    names = grad.device_mesh.mesh_dim_names or ()
-    placed = dict(zip(names, grad.placements, strict=True))
-    for name in ("replicate", "fsdp", "tensor"):
-        if not isinstance(placed.get(name), Shard) and world.coordinate(name) != 0:
-            return False
-    return True
+    split: tuple[str, ...] = ()
+    if isinstance(grad, DTensor):
+        names = grad.device_mesh.mesh_dim_names or ()
+        split = tuple(name for name, place in zip(names, grad.placements, strict=True) if not place.is_replicate())
+    return all(name in split or world.coordinate(name) == 0 for name in ("replicate", "fsdp", "tensor"))

@@ -1,4 +1,4 @@
-"""Packing: every token once an epoch, targets inside documents, any batch by its number."""
+"""Packed batches: every token once an epoch, targets inside documents; validation in order."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from puyulm.data.packing import IGNORE, PackedBatch, PackedDataset, document_batches
-from puyulm.errors import DataError
+from puyulm.data.packing import IGNORE, PackedBatch, document_batches
+from puyulm.data.stream import Mixture, TokenStream
 
 LENGTHS = [5, 1, 300, 17, 64, 2, 90, 33, 31, 32]
 
@@ -42,10 +42,10 @@ def check_samples(batch: PackedBatch, seq_len: int) -> None:
 @pytest.mark.parametrize("shard_tokens", [70, 1 << 20])
 def test_every_token_once_an_epoch_and_right_targets(make_shards, seq_len: int, rows: int, shard_tokens: int) -> None:
     _, shards = make_shards(LENGTHS, shard_tokens=shard_tokens)
-    dataset = PackedDataset(shards, seq_len, rows, seed=3)
+    mixture = Mixture([TokenStream(shards, seed=3)], [1.0], seq_len)
     total = shards.num_tokens
     steps = -(-3 * total // (seq_len * rows))
-    batches = [dataset.batch(step) for step in range(steps)]
+    batches = [mixture.batch(step * rows, (step + 1) * rows) for step in range(steps)]
     for batch in batches:
         assert len(batch.tokens) == seq_len * rows
         check_samples(batch, seq_len)
@@ -55,65 +55,11 @@ def test_every_token_once_an_epoch_and_right_targets(make_shards, seq_len: int, 
         assert Counter(zip(tokens[part].tolist(), targets[part].tolist(), strict=True)) == pairs_of(shards)
 
 
-def test_documents_are_whole_and_in_another_order_each_epoch(make_shards) -> None:
-    _, shards = make_shards(LENGTHS)
-    dataset = PackedDataset(shards, shards.num_tokens, 1)
-    documents = {tuple(shards.document(i).tolist()) for i in range(shards.num_documents)}
-    orders = []
-    for epoch in range(3):
-        samples = samples_of(dataset.batch(epoch))
-        assert {tuple(tokens) for tokens, _ in samples} == documents and len(samples) == len(LENGTHS)
-        assert all(targets[-1] == IGNORE for _, targets in samples)
-        orders.append([len(tokens) for tokens, _ in samples])
-    assert orders[0] != orders[1] != orders[2]
-
-
-def test_any_batch_by_its_number(make_shards) -> None:
-    _, shards = make_shards(LENGTHS)
-    forward = PackedDataset(shards, 32, 2, seed=1)
-    expected = [forward.batch(step) for step in range(40)]
-    other = PackedDataset(shards, 32, 2, seed=1)
-    for step in [39, 0, 17, 3, 38, 17, 1]:
-        found = other.batch(step)
-        assert np.array_equal(found.tokens, expected[step].tokens)
-        assert np.array_equal(found.targets, expected[step].targets)
-        assert (found.lengths, found.num_bytes) == (expected[step].lengths, expected[step].num_bytes)
-    assert not np.array_equal(PackedDataset(shards, 32, 2, seed=2).batch(0).tokens, expected[0].tokens)
-
-
-def test_rows_do_not_depend_on_how_they_are_batched(make_shards) -> None:
-    _, shards = make_shards(LENGTHS)
-    one = PackedDataset(shards, 32, 1)
-    four = PackedDataset(shards, 32, 4)
-    rows = [one.batch(row) for row in range(8)]
-    for step in range(2):
-        batch = four.batch(step)
-        assert np.array_equal(batch.tokens, np.concatenate([r.tokens for r in rows[4 * step : 4 * step + 4]]))
-        assert batch.lengths == [n for r in rows[4 * step : 4 * step + 4] for n in r.lengths]
-
-
-def test_long_documents_are_cut_only_where_rows_end(make_shards) -> None:
-    _, shards = make_shards([300], bos=False)
-    batch = PackedDataset(shards, 128, 3).batch(0)
-    assert batch.lengths == [128, 128, 44, 84]  # the fourth begins the second epoch
-    ids = shards.document(0).tolist()
-    assert batch.tokens[:300].tolist() == ids
-    assert batch.targets[:300].tolist() == [*ids[1:], IGNORE]
-    assert batch.num_targets == 383
-
-
-def test_a_corpus_smaller_than_a_row_repeats(make_shards) -> None:
-    _, shards = make_shards([2, 1])
-    batch = PackedDataset(shards, 23, 1).batch(0)
-    assert len(batch.tokens) == 23 and sum(n == 2 for n in batch.lengths) in (4, 5)
-    assert PackedDataset(shards, 23, 1).epoch(10) == 46.0
-
-
 def test_bytes_add_up_over_an_epoch(make_shards) -> None:
     _, shards = make_shards(LENGTHS)
-    dataset = PackedDataset(shards, 5, 117)  # 585 tokens: one epoch is exactly one batch
+    mixture = Mixture([TokenStream(shards)], [1.0], 5)  # 585 tokens: one epoch is exactly 117 rows
     assert shards.num_tokens == 585
-    assert [dataset.batch(step).num_bytes for step in range(3)] == [575] * 3
+    assert [mixture.batch(117 * epoch, 117 * epoch + 117).num_bytes for epoch in range(3)] == [575] * 3
 
 
 @pytest.mark.parametrize(("seq_len", "rows"), [(32, 2), (7, 30), (1000, 1)])
@@ -141,9 +87,3 @@ def test_bounded_validation_ends_with_a_whole_document(make_shards, max_tokens: 
     batches = list(document_batches(shards, 16, 4, max_tokens=max_tokens))
     assert sum(b.num_targets for b in batches) == shards.token_starts[documents] - documents
     assert sum(b.num_bytes for b in batches) == shards.byte_starts[documents]
-
-
-def test_impossible_sizes_are_refused(make_shards) -> None:
-    _, shards = make_shards([5])
-    with pytest.raises(DataError, match="at least 1"):
-        PackedDataset(shards, 0, 1)

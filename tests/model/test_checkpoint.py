@@ -259,7 +259,7 @@ def test_saving_refuses_to_overwrite_and_leaves_nothing_half_written(folder: Pat
     def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("puyulm.model.checkpoint.save_file", fail)
+    monkeypatch.setattr("puyulm.model.weight_writer.write_tensors", fail)
     with pytest.raises(CheckpointError, match=r"m: cannot be written: disk full"):
         save_model(decoder, folder, overwrite=True)
     assert (folder / "model.safetensors").read_bytes() == before

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from puyulm.model import loss as loss_module
-from puyulm.model.loss import IGNORE, linear_cross_entropy, token_losses
+from puyulm.model.loss import IGNORE, head_loss, linear_cross_entropy, token_losses
 
 
 def sample(tokens: int = 300, hidden: int = 8, vocab: int = 50, seed: int = 0):
@@ -90,3 +95,127 @@ def test_half_precision_heads_sum_their_gradient_in_float32(monkeypatch: pytest.
         assert half.grad.dtype == torch.bfloat16
         errors.append((half.grad.double() - exact.grad).abs().mean())
     assert errors[0] < 1.2 * errors[1]
+
+
+def plain(x: Tensor, w: Tensor, targets: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
+    """What `head_loss` says, in one piece: the sum, and each token's loss."""
+    logits = x @ w.T
+    losses = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")
+    squares = logits.logsumexp(-1).square()[targets != IGNORE]
+    return losses.sum() + z_loss * squares.sum(), losses
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+@pytest.mark.parametrize("chunk_bytes", [1, 2**26])
+def test_z_loss_and_losses_of_tokens_in_double_precision(
+    monkeypatch: pytest.MonkeyPatch, chunk_bytes: int, z_loss: float
+):
+    """Sums are float32, and all else is what the inputs are."""
+    monkeypatch.setattr(loss_module, "CHUNK_BYTES", chunk_bytes)
+    x, w, targets = sample()
+    ours, theirs = ([t.clone().requires_grad_() for t in (x, w)] for _ in range(2))
+    expected, expected_losses = plain(*theirs, targets, z_loss)
+    (expected / 7).backward()
+    value, losses = head_loss(*ours, targets, torch.tensor(7.0), z_loss=z_loss)
+    value.backward()
+    torch.testing.assert_close(value.double() * 7, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(losses.double(), expected_losses.detach(), rtol=1e-5, atol=1e-5)
+    assert not losses.requires_grad
+    for mine, theirs_ in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, theirs_.grad, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        again, losses_again = head_loss(*ours, targets, 7.0, z_loss=z_loss)
+    torch.testing.assert_close(again, value.detach())
+    torch.testing.assert_close(losses_again, losses)
+
+
+class Threads:
+    """A `VocabularyPart` among threads, as ranks would share a head."""
+
+    def __init__(self, start: int, number: int, shared: dict[int, Tensor], barrier: threading.Barrier) -> None:
+        self.start, self._number, self._shared, self._barrier = start, number, shared, barrier
+
+    def _gather(self, values: Tensor) -> Tensor:
+        self._shared[self._number] = values
+        self._barrier.wait()
+        gathered = torch.stack([self._shared[number] for number in range(self._barrier.parties)])
+        self._barrier.wait()
+        return gathered
+
+    def max(self, values: Tensor) -> Tensor:
+        return self._gather(values).amax(0)
+
+    def sum(self, values: Tensor) -> Tensor:
+        return self._gather(values).sum(0)
+
+
+@pytest.mark.parametrize("cuts", [[0, 25, 50], [0, 7, 8, 50]])
+def test_a_head_in_parts_gives_the_loss_of_the_whole(monkeypatch: pytest.MonkeyPatch, cuts: list[int]):
+    monkeypatch.setattr(loss_module, "CHUNK_BYTES", 1)
+    x, w, targets = sample()
+    x_whole, w_whole = x.clone().requires_grad_(), w.clone().requires_grad_()
+    expected, expected_losses = head_loss(x_whole, w_whole, targets, 7.0, z_loss=0.01)
+    expected.backward()
+    parts = len(cuts) - 1
+    barrier, shared = threading.Barrier(parts, timeout=20), {}
+
+    def rank(number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        mine, rows = x.clone().requires_grad_(), w[cuts[number] : cuts[number + 1]].clone().requires_grad_()
+        part = Threads(cuts[number], number, shared, barrier)
+        value, losses = head_loss(mine, rows, targets, 7.0, z_loss=0.01, part=part)
+        value.backward()
+        with torch.no_grad():
+            torch.testing.assert_close(head_loss(mine, rows, targets, 7.0, z_loss=0.01, part=part)[0], value)
+        return value.detach(), losses, mine.grad, rows.grad
+
+    with ThreadPoolExecutor(parts) as pool:
+        found = list(pool.map(rank, range(parts)))
+    for value, losses, _, _ in found:
+        torch.testing.assert_close(value, expected.detach())
+        torch.testing.assert_close(losses, expected_losses)
+    torch.testing.assert_close(sum(grad for _, _, grad, _ in found), x_whole.grad, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(torch.cat([grad for *_, grad in found]), w_whole.grad, rtol=1e-6, atol=1e-6)
+
+
+def test_no_tokens_give_no_loss_and_no_gradient():
+    x, w = torch.zeros(0, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
+    value, losses = head_loss(x, w, torch.zeros(0, dtype=torch.int64), torch.tensor(1.0), z_loss=0.1)
+    value.backward()
+    assert value == 0 and losses.shape == (0,)
+    assert x.grad.shape == (0, 8) and not w.grad.any()
+    with torch.no_grad():
+        assert head_loss(x, w, torch.zeros(0, dtype=torch.int64), 1.0)[0] == 0
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the most values that a tensor had."""
+
+    values = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, list | tuple) else [result]:
+            if isinstance(tensor, Tensor):
+                self.values = max(self.values, tensor.numel())
+        return result
+
+
+def test_logits_are_never_whole(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loss_module, "CHUNK_BYTES", 4 * 128 * 500)
+    x, w = torch.randn(1000, 8, requires_grad=True), torch.randn(500, 8, requires_grad=True)
+    targets = torch.randint(500, (1000,))
+    with Largest() as seen:
+        head_loss(x, w, targets, 1000.0, z_loss=0.1)[0].backward()
+    assert seen.values <= 128 * 500
+    with Largest() as seen:
+        F.cross_entropy(x @ w.T, targets).backward()
+    assert seen.values >= 1000 * 500
+
+
+@pytest.mark.parametrize("tokens", [1, 127, 128, 129, 300, 1000])
+def test_chunks_are_of_about_one_size(monkeypatch: pytest.MonkeyPatch, tokens: int):
+    monkeypatch.setattr(loss_module, "CHUNK_BYTES", 1)
+    chunks = loss_module._chunks(torch.zeros(tokens, 2), torch.zeros(50, 2))
+    sizes = [chunk.stop - chunk.start for chunk in chunks]
+    assert sum(sizes) == tokens and len(sizes) == -(-tokens // 128)
+    assert max(sizes) - min(sizes) < len(sizes)

@@ -13,14 +13,16 @@ import pytest
 
 from puyulm.data.documents import Document
 from puyulm.data.mixing.settings import MixSettings, Phase
-from puyulm.data.packing import PackedDataset
 from puyulm.data.pipeline.counts import Counts
 from puyulm.data.pipeline.stage import StageRun
 from puyulm.data.shards import TokenShards
 from puyulm.data.split import is_validation
+from puyulm.data.stream import Mixture, TokenStream
 from puyulm.errors import DataError
 from puyulm.recipe import load_recipe
 from puyulm.text.tokenizer import Tokenizer
+from puyulm.train.mixture import open_mixture
+from puyulm.train.phases import Phase as TrainingPhase
 from tests.data.mixing.conftest import files_of, made_documents
 
 Run = Callable[..., StageRun]
@@ -159,7 +161,10 @@ def test_training_reads_the_phases(mix_stage: Run, tokenizer_folder: Path) -> No
         shards = TokenShards.open(stage.folder / name)
         shards.check_tokenizer(tokenizer)
         assert (shards.bos_id, shards.eos_id) == (tokenizer.bos_id, None)
-        assert PackedDataset(shards, 64, 2).batch(3).tokens.shape == (128,)
+        assert Mixture([TokenStream(shards)], [1.0], 64).batch(6, 8).tokens.shape == (128,)
+    mixture = open_mixture(stage.folder, [TrainingPhase(name="a", tokens=5000, seq_len=64, batch_tokens=128)])
+    assert (mixture.train("a"), mixture.valid) == (stage.folder / "a" / "train", stage.folder / "valid")
+    assert mixture.phases["a"].tokens == TokenShards.open(mixture.train("a")).num_tokens
 
 
 def test_bad_input(run_stage: Run, token_stage: Run, tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ import pytest
 from puyulm.data.documents import Document
 from puyulm.data.mixing.settings import TokenizeSettings
 from puyulm.data.mixing.tokenize import group_of, load_groups
-from puyulm.data.packing import PackedDataset
 from puyulm.data.pipeline.counts import Counts
 from puyulm.data.pipeline.stage import StageRun
 from puyulm.data.shards import TokenShards, tokenize_documents, tokenizer_fingerprint
 from puyulm.data.split import is_validation
+from puyulm.data.stream import Mixture, TokenStream
 from puyulm.errors import DataError
 from puyulm.text.tokenizer import Tokenizer
 from tests.data.mixing.conftest import files_of, made_documents
@@ -109,7 +109,7 @@ def test_group_names_are_safe_folders(tier: str, source: str, name: str) -> None
 def test_trainer_reads_the_shards_and_refuses_another_tokenizer(token_stage: Run, tmp_path: Path) -> None:
     stage = token_stage(made_documents(40), group_by=())
     shards = TokenShards.open(stage.folder / "tokens" / "train")
-    batch = PackedDataset(shards, 32, 2).batch(0)
+    batch = Mixture([TokenStream(shards)], [1.0], 32).batch(0, 2)
     assert batch.tokens.shape == (64,) and batch.tokens.max() < shards.vocab_size
     other = small_tokenizer(tmp_path / "other", ("<|x|>",))
     assert tokenizer_fingerprint(other) != shards.tokenizer_hash

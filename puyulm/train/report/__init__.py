@@ -1,0 +1,1 @@
+"""A page that shows how runs went, and compares them."""
