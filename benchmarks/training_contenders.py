@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -144,9 +145,7 @@ def _transformers_loss(model: Any, ids: Tensor, targets: Tensor, extra: dict[str
 
 
 def _litgpt_loss(model: Any, ids: Tensor, targets: Tensor, extra: dict[str, Tensor]) -> Tensor:
-    from litgpt.utils import chunked_cross_entropy
-
-    return chunked_cross_entropy(model(ids), targets, ignore_index=IGNORE)
+    return importlib.import_module("litgpt.utils").chunked_cross_entropy(model(ids), targets, ignore_index=IGNORE)
 
 
 def _transformers_model(config: ModelConfig) -> nn.Module:
@@ -166,10 +165,9 @@ def _transformers_model(config: ModelConfig) -> nn.Module:
 
 
 def _litgpt_model(config: ModelConfig, source: nn.Module) -> nn.Module:
-    from litgpt import GPT, Config
-
-    model = GPT(
-        Config(
+    litgpt = importlib.import_module("litgpt")
+    model = litgpt.GPT(
+        litgpt.Config(
             name="benchmark", block_size=config.max_position_embeddings, vocab_size=config.vocab_size,
             padded_vocab_size=config.vocab_size, n_layer=config.num_layers, n_head=config.num_heads,
             n_query_groups=config.num_kv_heads, n_embd=config.hidden_size, head_size=config.head_dim,

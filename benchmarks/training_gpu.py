@@ -1,19 +1,21 @@
 """Training steps of InternLM2 on one Hopper GPU, bfloat16: share of the GPU's peak, by the convention of PaLM.
 
-Ours is the whole step of a run (micro-batches, clipping, verdict, fused AdamW) on a compiled model. transformers has the
-same weights in the same precision (float32, computing in bfloat16), its fastest attention ("sdpa"), a fused AdamW, and
-is measured as it is and compiled. Models come one after another, for each fills the memory; every one takes the largest
-micro-batch that fits. On a CPU `--smoke` runs the same code with a tiny model.
+Ours is the whole step of a run (micro-batches, clipping, verdict, fused AdamW) on a compiled model. transformers has
+the same shape in the same precision (float32 weights, products in bfloat16), its fastest attention ("sdpa") and a fused
+AdamW, and is measured as it is and compiled. Models come one after another, since each fills the memory, and take the
+largest micro-batch that fits. On a CPU `--smoke` runs the same code with a tiny model.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,6 @@ from puyulm.model.loss import IGNORE
 from puyulm.model.presets import preset
 from puyulm.parallel.build import build_model
 from puyulm.parallel.plan import ParallelPlan, Recompute
-from puyulm.parallel.weights import init_weights
 from puyulm.parallel.world import World
 from puyulm.train.flops import known_peak, palm_flops
 from puyulm.train.guard import Guard
@@ -91,6 +92,8 @@ def cases(smoke: bool) -> list[Case]:
 def run(only: str = "", smoke: bool = False) -> list[Row]:
     """All rows, or those of the cases whose name holds `only`."""
     device = torch.device("cpu" if smoke else "cuda")
+    # Rows of many sizes in turn leave holes in memory otherwise; read when CUDA is first used.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     if not smoke and not torch.cuda.is_available():
         raise SystemExit("training_gpu needs a CUDA device; --smoke runs it with a tiny model on a CPU")
     peak = SMOKE_PEAK if smoke else known_peak(torch.cuda.get_device_name())
@@ -104,7 +107,7 @@ def run(only: str = "", smoke: bool = False) -> list[Row]:
 
 def case_rows(case: Case, device: torch.device, peak: float | None) -> list[Row]:
     """Our figures of a case, and against those of the peers."""
-    mine = largest(case, lambda rows: ours(case, device, rows), device)
+    mine = largest(case, partial(ours, case, device), device)
     if mine is None:
         return [Row(f"{case.name} tokens: out of memory", "tok/s", None, None, "", None, None)]
     name = f"{case.name} tokens, rows of {mine.rows}"
@@ -118,7 +121,7 @@ def case_rows(case: Case, device: torch.device, peak: float | None) -> list[Row]
     if not installed(PEER):
         return [missing(name, "tok/s", "transformers>=5.0", None), *rows]
     for compiled in (False, True) if device.type == "cuda" else (False,):
-        theirs = largest(case, lambda rows, how=compiled: peer(case, device, rows, how), device)  # type: ignore[misc]
+        theirs = largest(case, partial(peer, case, device, compiled), device)
         label = f"{PEER}{' compiled' if compiled else ''}"
         if theirs is None:
             rows.append(Row(name, "tok/s", mine.tokens_per_second, None, f"{label}: out of memory", None, None))
@@ -132,21 +135,24 @@ def case_rows(case: Case, device: torch.device, peak: float | None) -> list[Row]
 def largest(case: Case, make: Callable[[int], Callable[[], Tensor]], device: torch.device) -> Found | None:
     """Measures with the largest micro-batch that fits; None where none does."""
     for rows in case.rows:
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
         try:
-            step = make(rows)
-            seconds = timed(step, device)
+            seconds, gigabytes = attempt(make, rows, device)
         except torch.OutOfMemoryError:
-            # Not within the handler: the traceback still holds what the step had made.
             print(f"  {rows} rows do not fit", file=sys.stderr)
-            step = None  # type: ignore[assignment]
             continue
-        gigabytes = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else 0.0
         return Found(rows, rows * case.length * case.micro_batches / seconds, gigabytes)
     return None
+
+
+def attempt(make: Callable[[int], Callable[[], Tensor]], rows: int, device: torch.device) -> tuple[float, float]:
+    """Seconds of a step and the most gigabytes, from a device that holds nothing."""
+    torch.compiler.reset()
+    gc.collect()
+    if device.type != "cuda":
+        return timed(make(rows), device), 0.0
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return timed(make(rows), device), torch.cuda.max_memory_allocated() / 1e9
 
 
 def timed(step: Callable[[], Tensor], device: torch.device) -> float:
@@ -168,7 +174,9 @@ def ours(case: Case, device: torch.device, rows: int) -> Callable[[], Tensor]:
     """A step as a run takes it."""
     plan = ParallelPlan(recompute=case.recompute, compile=device.type == "cuda")
     model = build_model(case.config, World.alone(device, plan), dtype=torch.bfloat16)
-    init_weights(model, seed=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.02) if parameter.dim() > 1 else parameter.fill_(1.0)
     settings = TrainSettings(state_dtype=case.state_dtype, dtype="bfloat16")  # type: ignore[arg-type]
     optimizer = Optimizer(dict(model.named_parameters()), settings, model.config)
     guard = Guard(settings.spikes, device)
@@ -180,14 +188,17 @@ def ours(case: Case, device: torch.device, rows: int) -> Callable[[], Tensor]:
     return step
 
 
-def peer(case: Case, device: torch.device, rows: int, compiled: bool) -> Callable[[], Tensor]:
+def peer(case: Case, device: torch.device, compiled: bool, rows: int) -> Callable[[], Tensor]:
     """The same by transformers, in a plain loop."""
     import transformers
 
     # InternLM2 as transformers knows it: a Llama, whose q, k and v are rows of one matrix of ours.
-    shape = transformers.LlamaConfig(**config_to_json(case.config, "llama"), attn_implementation="sdpa")
+    shape = transformers.LlamaConfig(**config_to_json(case.config, "llama"))
     with device:
-        model: Any = transformers.LlamaForCausalLM(shape).float().train()
+        model: Any = transformers.AutoModelForCausalLM.from_config(
+            shape, dtype=torch.float32, attn_implementation="sdpa"
+        )
+    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     called = torch.compile(model, dynamic=False) if compiled else model
     batches = [packed(case, rows, number) for number in range(case.micro_batches)]

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import data, data_corpus, data_memory, data_ours, data_truth, harness
+from benchmarks import (
+    data,
+    data_corpus,
+    data_memory,
+    data_ours,
+    data_truth,
+    harness,
+    training,
+    training_contenders,
+    training_gpu,
+)
 from benchmarks.data_corpus import Corpus, Page
 from puyulm.data.documents import Document, write_documents
 
@@ -194,3 +206,65 @@ def test_pipelines_are_compared_run_by_run():
     speed, memory = data._against("x", 100, runs((1, 10), (2, 20), (4, 30)), runs((10, 40), (10, 40), (20, 90)), 5.0)
     assert (speed.ours, speed.peer, speed.ratio, speed.target) == (50, 10, 5, 5)
     assert (memory.name, memory.ours, memory.peer, memory.ratio) == ("x: peak memory", 20, 40, 3)
+
+
+def test_actions_take_turns():
+    calls: list[str] = []
+    times = harness.interleaved({name: lambda name=name: calls.append(name) for name in "abc"}, rounds=3)
+    assert "".join(calls) == "abc" + "abc" + "bca" + "cab"
+    assert [len(seconds) for seconds in times.values()] == [3, 3, 3]
+
+
+def test_training_rows_at_tiny_sizes(monkeypatch: pytest.MonkeyPatch):
+    """All groups, with the peers that are installed; contenders with other losses are not compared."""
+    pytest.importorskip("transformers")
+    rows = training.run(smoke=True)
+    names = [row.name for row in rows]
+    assert {row.target for row in rows} == {None, 1.03, 1.1, 1.3, 1.2, 4.0, 1.0}
+    assert sum("GEMM" in name or "matrix product" in name for name in names) == 2
+    assert names[-1].endswith("all but forward and backward")
+    assert all(row.ours for row in rows if not row.peer_name.startswith("pip install"))
+
+    work = training.Work(256, 2, 16)
+    honest, lazy = training.ours(training.tiny(256)), lambda work: lambda: torch.tensor(0.0)
+    with pytest.raises(RuntimeError, match="do not do the same"):
+        training.measure({("puyulm", False): honest, ("lazy", False): lazy}, work, 1)
+
+    monkeypatch.setattr(training_contenders, "installed", lambda module: False)
+    rows = training.run("rows of 64", smoke=True)
+    assert [row.peer_name for row in rows if row.peer_name.startswith("pip")] == [
+        "pip install 'transformers>=5.0'", "pip install 'litgpt>=0.5'",
+    ]  # fmt: skip
+
+
+def test_works_keep_documents_apart():
+    work = training.Work(256, 2, 8, documents=2)
+    assert work.lengths == [4, 4, 4, 4]
+    assert torch.equal(work.targets()[:, [0, 1, 2, 4, 5, 6]], work.ids()[:, [1, 2, 3, 5, 6, 7]])
+    assert (work.targets()[:, [3, 7]] == -100).all()
+    _, _, extra = training_contenders._inputs(work)
+    assert extra["position_ids"][0].tolist() == [0, 1, 2, 3] * 2
+    assert (extra["attention_mask"][0, 0] == 0).sum() == 2 * (4 * 5 // 2)
+
+
+def test_the_gpu_benchmark_runs_with_a_tiny_model_on_a_cpu(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(training_gpu, "WARM_UPS", 1)
+    monkeypatch.setattr(training_gpu, "STEPS", 1)
+    rows = training_gpu.run(smoke=True)
+    assert {row.name.split(" tokens")[0] for row in rows} == {case.name for case in training_gpu.cases(smoke=False)}
+    assert [row.target for row in rows if row.target] == [1.0]
+    assert all(row.ours is not None for row in rows if row.unit == "tok/s" and "pip" not in row.peer_name)
+
+    # A micro-batch that does not fit is tried again with fewer rows.
+    tried = []
+
+    def make(rows: int):
+        tried.append(rows)
+        if rows > 2:
+            raise torch.OutOfMemoryError
+        return lambda: torch.tensor(0.0)
+
+    case = dataclasses.replace(training_gpu.cases(smoke=True)[0], rows=(4, 3, 2, 1))
+    found = training_gpu.largest(case, make, torch.device("cpu"))
+    assert (tried, found.rows) == ([4, 3, 2], 2)
+    assert training_gpu.largest(dataclasses.replace(case, rows=(8, 4)), make, torch.device("cpu")) is None

@@ -15,9 +15,13 @@ from torch import Tensor
 IGNORE = -100
 """Target of tokens that no loss is taken on."""
 
-CHUNK_BYTES, CHUNK_BYTES_CUDA = 64 * 2**20, 2**30
-"""Size of one chunk's float32 logits: large enough for full-speed matrix products, small beside the model. A GPU needs
-more tokens for that, since every chunk reads the head and adds to its gradient."""
+CHUNK_BYTES, CHUNK_BYTES_CUDA = 30 * 2**20, 2**30
+"""Size of one chunk's float32 logits, small beside the model. On a CPU memory of this size stays with the process from
+step to step (of 32 MB and more the C library gives it back); a GPU needs many tokens for full speed, since every chunk
+reads the head and adds to its gradient."""
+
+LEAST_TOKENS = 256
+"""Of a chunk, however large the vocabulary: with fewer, it takes too long to add to the head's gradient."""
 
 
 class VocabularyPart(Protocol):
@@ -139,9 +143,13 @@ class _HeadLoss(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for rows in _chunks(hidden, weight):
+        chunks = _chunks(hidden, weight)
+        # One place for the logits of all chunks: fresh memory would be cleared by the operating system every time.
+        place = hidden.new_empty(chunks[0].stop if chunks else 0, len(weight))
+        for rows in chunks:
             x, target = hidden[rows], targets[rows]
-            log_probs, losses[rows], log_z = _log_softmax((x @ weight.T).float(), target, part)
+            logits = torch.mm(x, weight.T, out=place[: len(x)])
+            log_probs, losses[rows], log_z = _log_softmax(logits.float(), target, part)
             counted = target != IGNORE
             if z_loss:
                 total += z_loss * log_z.masked_fill(~counted, 0.0).square().sum()
@@ -176,9 +184,14 @@ class _HeadLoss(torch.autograd.Function):
         return grad_hidden, grad_weight, None, None, None, None
 
 
+def chunk_tokens(rows: int, on_cpu: bool) -> int:
+    """The most tokens of a chunk, for a head of so many rows."""
+    return max(LEAST_TOKENS, (CHUNK_BYTES if on_cpu else CHUNK_BYTES_CUDA) // (4 * rows))
+
+
 def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
     """Parts of the tokens, as equal as can be."""
     tokens = len(hidden)
-    most = max(128, (CHUNK_BYTES if hidden.is_cpu else CHUNK_BYTES_CUDA) // (4 * weight.shape[0]))
-    size = -(-tokens // -(-tokens // most)) if tokens else 1
+    count = -(-tokens // chunk_tokens(len(weight), hidden.is_cpu))
+    size = -(-tokens // count) if tokens else 1
     return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]

@@ -14,7 +14,7 @@ from typing import Literal
 
 from puyulm.model.config import ModelConfig
 from puyulm.model.kernels import ATTENTION_LENGTHS, QUERY_BLOCK
-from puyulm.model.loss import CHUNK_BYTES
+from puyulm.model.loss import chunk_tokens
 from puyulm.parallel.plan import ParallelPlan
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -248,7 +248,7 @@ def _loss(job: Job, plan: ParallelPlan, tokens: int, alone: bool) -> int:
     """The head: its float32 gradient, the hidden states' and the chunk of logits at its largest."""
     config = job.config
     rows = -(-config.vocab_size // plan.tensor) if config.head == "lm" else 1
-    chunk = min(max(128, CHUNK_BYTES // (4 * rows)), tokens)
+    chunk = min(chunk_tokens(rows, on_cpu=job.device == "cpu"), tokens)
     logits = 4 * chunk * rows * (1 if job.device == "cpu" and plan.tensor == 1 else 2)
     gradient = 4 * rows * config.hidden_size
     hidden = job.width * tokens * config.hidden_size

@@ -139,9 +139,7 @@ def _gather(model: ParallelModel) -> Iterator[tuple[str, Tensor]]:
                 if rank == world.rank:
                     whole[part] = shard_of(parameters[name])[0].to("cpu", dtype)
                 else:
-                    piece = torch.empty_like(whole[part], memory_format=torch.contiguous_format)
-                    dist.recv(piece, rank)
-                    whole[part] = piece
+                    whole[part] = _received(whole[part], rank)
         elif name in mine:
             dist.send(shard_of(parameters[name])[0].to("cpu", dtype).contiguous(), 0)
         yield name, whole
@@ -155,6 +153,12 @@ def _sends(parameter: nn.Parameter) -> bool:
     copies = [dim for dim, placement in enumerate(parameter.placements) if placement.is_replicate()]
     first = all(mesh.get_local_rank(dim) == 0 for dim in copies)
     return first and shard_of(parameter)[0].numel() > 0
+
+
+def _received(like: Tensor, rank: int) -> Tensor:
+    piece = torch.empty_like(like, memory_format=torch.contiguous_format)
+    dist.recv(piece, rank)
+    return piece
 
 
 def _stops(part: tuple[slice, ...]) -> list[int]:

@@ -106,6 +106,7 @@ class RunLog:
             return
         if not self._begun:
             self._begin(state, flops)
+            self.pause()
         loss, norm, targets, skipped = values[:4]
         factor = self._course.bits_per_byte_factor
         if not skipped:
@@ -123,7 +124,6 @@ class RunLog:
         )  # fmt: skip
         self._files.step(figures)
         self._screen.step(figures)
-        self._clock += time.perf_counter() - now  # what logging took belongs to no step's speed
 
     def validation(self, state: TrainState, measured: Mapping[str, float]) -> None:
         """Writes and shows a validation."""

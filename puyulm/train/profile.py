@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class StepProfile:
         if self._steps > BEFORE + STEPS:
             return
         if self._steps == BEFORE - 1:
+            os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # else the tracer writes lines amid ours
             self._profile = profile(
                 activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * self._cuda, record_shapes=True,
                 on_trace_ready=self._write, schedule=schedule(wait=0, warmup=1, active=STEPS, repeat=1),

@@ -29,7 +29,7 @@ class Schedule:
         """A run's settings, but for what `changes` says."""
         values = {name: getattr(settings, name) for name in ("lr", "min_lr_ratio", "warmup_ratio", "decay_ratio")}
         values |= {"shape": settings.schedule} | {name: value for name, value in changes.items() if value is not None}
-        return cls(steps=steps, **values)  # type: ignore[arg-type]
+        return cls(steps=steps, **values)
 
     def __call__(self, step: int) -> float:
         """The learning rate of one step, counted from 0; the last step has `lr * min_lr_ratio` exactly.

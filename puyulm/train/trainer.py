@@ -14,6 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from puyulm.data.report.numbers import duration
 from puyulm.errors import TrainError
 from puyulm.parallel.build import Fill, ParallelModel
 from puyulm.train.checkpoint import Checkpoints, TrainState, step_of
@@ -148,7 +149,7 @@ class Trainer:
     def look(self) -> None:
         """Looks at the values of steps that have come from the device; waits for them where something is to be done."""
         self._look(all=False)
-        if self.flags or self._due(*self._intervals):
+        if self.spiked is None and (self.flags or self._due(*self._intervals)):
             self._look(all=True)
         if self._profile is not None:
             self._profile.step()
@@ -196,7 +197,7 @@ class Trainer:
         self.checkpoints.save(self._tensors(), self.state, wait=wait)
         seconds = time.perf_counter() - started
         self.log.event(
-            step, "checkpoint", f"step {step:,}: checkpoint, for which training waited {seconds:.2f} s",
+            step, "checkpoint", f"step {step:,}: checkpoint, for which training waited {duration(seconds)}",
             seconds=seconds, epochs=self.course.epochs(step, self.state.skips),
         )  # fmt: skip
 

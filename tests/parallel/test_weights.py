@@ -222,7 +222,8 @@ def test_no_rank_ever_holds_a_big_model_whole(tmp_path: Path):
     assert whole > 1.2e9  # 300 million parameters
     for peaks in run_ranks(4, _big, tmp_path, tmp_path):
         for moment, peak in peaks.items():
-            assert 0.25 * whole < peak < 0.45 * whole, (moment, peak / whole)
+            one = 2 * BIG.vocab_size * BIG.hidden_size if moment == "save" else 0  # the largest, as it is stored
+            assert 0.25 * whole < peak < 0.45 * whole + one, (moment, peak / whole)
 
 
 @pytest.mark.parametrize("sizes", [dict(shard=64), dict(shard=8, tensor=8), dict(replicate=2, shard=8, tensor=4)])

@@ -75,15 +75,18 @@ class Held:
 
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written is what was there when `save` was called, and nobody sees it before it is whole."""
-    held = Held(os.fsync)
-    monkeypatch.setattr(checkpoint.os, "fsync", held)
+    tensors_held, files_held = Held(checkpoint._Writer.write_data), Held(os.fsync)
+    monkeypatch.setattr(checkpoint._Writer, "write_data", lambda *arguments: tensors_held(*arguments))
+    monkeypatch.setattr(checkpoint.os, "fsync", files_held)
     of_run, tensors = checkpoints(tmp_path), some_tensors(1)
     path = of_run.save(tensors, state_of(1))
-    assert held.called.wait(60) and latest_checkpoint(tmp_path) is None
+    assert tensors_held.called.wait(60)
     for tensor in tensors.values():
         tensor.zero_()  # the next step, in place
-    assert names(tmp_path) == [".step-00000001.partial"]
-    held.go.set()
+    tensors_held.go.set()
+    assert files_held.called.wait(60)
+    assert names(tmp_path) == [".step-00000001.partial"] and latest_checkpoint(tmp_path) is None
+    files_held.go.set()
     of_run.finish()
     assert latest_checkpoint(tmp_path) == path
     of_run.load(path, tensors)

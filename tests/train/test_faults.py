@@ -26,7 +26,7 @@ def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(tmp_path: Path)
     killed, calm = tmp_path / "killed", tmp_path / "calm"
     done = subprocess.run(
         [sys.executable, "-m", "tests.train.runs", "killed", str(killed), "5"], cwd=ROOT, capture_output=True,
-        text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120,
+        text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout.splitlines()[-1])

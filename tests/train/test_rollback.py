@@ -124,6 +124,18 @@ def test_a_checkpoint_within_the_row_is_no_place_to_go_back_to(tmp_path: Path) -
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000020"]
 
 
+def test_what_the_run_has_left_by_going_back_is_removed(tmp_path: Path) -> None:
+    """Or a run killed before it has come as far again would go on from there."""
+    with pytest.raises(RuntimeError, match="pulled the plug"):
+        spiky(tmp_path, {}, source=ActAt(bad={10: POISON, 11: POISON, 12: POISON}, at=14, action=pull_the_plug))
+    assert was_read[-2:] == [(8, 13), (9, 14)]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000008"]
+
+
+def pull_the_plug() -> None:
+    raise RuntimeError("pulled the plug")
+
+
 def test_it_gives_up_after_so_many_times(tmp_path: Path) -> None:
     always = dict.fromkeys(range(9, 200), POISON)
     with pytest.raises(TrainError, match=r"step 11: 3 steps in a row .* went back 3 times already; lower settings\.lr"):
@@ -143,12 +155,7 @@ def test_without_a_checkpoint_there_is_no_way_back(tmp_path: Path) -> None:
 def test_stops_before_amid_and_after_it_change_nothing(tmp_path: Path, at: int) -> None:
     """The window, the row of bad steps and what is left out are all part of a checkpoint."""
 
-    def pull_the_plug() -> None:
-        if not stopped:
-            stopped.append(at)
-            raise RuntimeError("pulled the plug")
-
-    bad, stopped = {4: SPIKE, 10: POISON, 11: SPIKE, 12: POISON, 16: SPIKE}, list[int]()
+    bad = {4: SPIKE, 10: POISON, 11: SPIKE, 12: POISON, 16: SPIKE}
     spiky(tmp_path / "calm", bad, checkpoint_every=2)
     with pytest.raises(RuntimeError, match="pulled the plug"):
         spiky(tmp_path / "stopped", {}, source=ActAt(bad=bad, at=at, action=pull_the_plug), checkpoint_every=2)
@@ -207,13 +214,14 @@ class Late(Readback[Any]):
 
 
 def test_what_the_host_sees_late_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One good step follows the bad row on the device before the host knows: it is void."""
+    """One more step, good or bad, follows the bad row on the device before the host knows: it is void."""
     bad = {4: SPIKE, 9: POISON, 10: SPIKE, 11: POISON, 17: SPIKE}
-    for every in (4, 5, 7):
-        spiky(tmp_path / f"at-once-{every}", bad, checkpoint_every=every)
+    for every, more in ((4, {}), (5, {}), (7, {}), (5, {12: SPIKE})):
+        name, bad_ones = f"{every}-{len(more)}", bad | more
+        spiky(tmp_path / f"at-once-{name}", bad_ones, checkpoint_every=every, eval_every=13)
         at_once = list(was_read)
         with monkeypatch.context() as patch:
             patch.setattr(trainer, "Readback", Late)
-            spiky(tmp_path / f"late-{every}", bad, checkpoint_every=every)
-        assert_same_run(tmp_path / f"late-{every}", tmp_path / f"at-once-{every}")
+            spiky(tmp_path / f"late-{name}", bad_ones, checkpoint_every=every, eval_every=13)
+        assert_same_run(tmp_path / f"late-{name}", tmp_path / f"at-once-{name}")
         assert len(was_read) >= len(at_once) and set(at_once) <= set(was_read)

@@ -168,7 +168,7 @@ def _losses_and_hits(decoder: Decoder, hidden: Tensor, targets: Tensor) -> tuple
 
 def _chunks(decoder: Decoder, hidden: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows in parts whose logits fit into the memory that a loss takes elsewhere."""
-    from puyulm.model.loss import CHUNK_BYTES
+    from puyulm.model.loss import chunk_tokens
 
-    size = max(128, CHUNK_BYTES // (4 * decoder.config.vocab_size))
+    size = chunk_tokens(decoder.config.vocab_size, hidden.is_cpu)
     yield from zip(hidden.split(size), targets.split(size), strict=True)

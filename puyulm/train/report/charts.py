@@ -107,7 +107,7 @@ def _validations(runs: Sequence[Run], name: str) -> Iterator[Json]:
         rows = [row for row in run.validations if isinstance(row.get(name), int | float)]
         if rows:
             values = rounded(np.array([float(row[name]) for row in rows]))
-            yield {"run": number, "label": "validation", "style": "dots", "c": number,
+            yield {"run": number, "label": "validation", "style": "dots", "c": 3 if len(runs) == 1 else number,
                    "x": [row["step"] for row in rows], "y": values}  # fmt: skip
 
 
