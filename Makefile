@@ -7,13 +7,16 @@ BIN    := $(VENV)/bin
 # Named on the command line so that a CPU build that pip can see is taken; the package itself also runs on 2.11 and 2.12.
 TORCH  := torch==2.13.*
 
-.PHONY: demo test check benchmarks clean
+.PHONY: demo test test-slow check benchmarks clean
 
 demo: $(VENV)/.demo
 	$(BIN)/puyu demo $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -10,7 +10,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command does: see puyulm/cli/__init__.py
 
 import pytest
-import torch
 
 from puyulm.model.config import ModelConfig, RopeConfig
 from puyulm.model.decoder import Decoder

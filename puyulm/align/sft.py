@@ -160,7 +160,7 @@ def _sft(recipe: SFTRecipe, world: World, overwrite: bool) -> TrainResult:
     # Only now: overwriting forgets the old run, which a mistake in the recipe must not cost.
     begin_run(world, recipe, identity, overwrite=overwrite)
 
-    def validate(model: ParallelModel) -> dict[str, float]:
+    def validate(model: ParallelModel, step: int) -> dict[str, float]:
         assert validation is not None
         return mean_loss(model, validation.in_order())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from puyulm.cli.recipes import add_recipe_arguments, recipe_file, split_flags
+from puyulm.cli.recipes import add_recipe_arguments, is_main, recipe_file, split_flags
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,10 +18,12 @@ def run(args: argparse.Namespace) -> None:
     flags, overrides = split_flags(args)
     recipe = load_recipe(SFTRecipe, recipe_file(args.recipe), overrides)
     if flags.print_recipe:
-        print(dump_recipe(recipe), end="")
+        if is_main():
+            print(dump_recipe(recipe), end="")
         return
     result = sft(recipe, overwrite=flags.overwrite)
     measured = "".join(
         f", validation {name.replace('_', ' ')} {value:.4f}" for name, value in result.validation.items()
     )
-    print(f"{recipe.out}/model: {result.steps:,} steps, {result.tokens:,} tokens{measured}")
+    if is_main():
+        print(f"{recipe.out}/model: {result.steps:,} steps, {result.tokens:,} tokens{measured}")

@@ -7,6 +7,8 @@ time in the forward; what is kept for the backward is the gradient of the hidden
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +24,10 @@ reads the head and adds to its gradient."""
 
 LEAST_TOKENS = 256
 """Of a chunk, however large the vocabulary: with fewer, it takes too long to add to the head's gradient."""
+
+
+Gradient = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
+"""See `_gradient`."""
 
 
 class VocabularyPart(Protocol):
@@ -59,6 +65,7 @@ def head_loss(
     *,
     z_loss: float = 0.0,
     part: VocabularyPart | None = None,
+    compiled: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Cross entropy of `hidden @ weight.T` against `targets`, summed and divided by `denominator`, and token by token.
 
@@ -73,13 +80,15 @@ def head_loss(
             keeps logits from drifting (PaLM, section 5: 1e-4).
         part: Where `weight` has some rows only, which. The gradient of `hidden` is then of these rows, to be summed
             over the ranks.
+        compiled: What is between the matrix products goes through `torch.compile`; a head in parts stays as it is.
 
     Returns:
         Scalar, float32; and without a gradient `[T]` float32, `-log p(target)`, 0 where the target is `IGNORE`, the
         z-loss left out.
     """
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        return _HeadLoss.apply(hidden, weight, targets, denominator, z_loss, part)
+        gradient = _compiled_gradient() if compiled and part is None else partial(_gradient_in_place, part=part)
+        return _HeadLoss.apply(hidden, weight, targets, denominator, z_loss, gradient)
     losses, log_z = _token_losses(hidden, weight, targets, part)
     total = losses.sum()
     if z_loss:
@@ -125,6 +134,42 @@ def _within(targets: Tensor, part: VocabularyPart | None, size: int) -> tuple[Te
     return at.clamp(0, size - 1), here
 
 
+def _gradient_in_place(
+    logits: Tensor, targets: Tensor, factor: Tensor, z_loss: float, part: VocabularyPart | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_gradient`, in few passes over the logits, which are overwritten."""
+    log_probs, losses, log_z = _log_softmax(logits.float(), targets, part)
+    grad = log_probs.exp_()
+    if z_loss:
+        grad.mul_((1 + 2 * z_loss * log_z)[:, None])
+    at, here = _within(targets, part, grad.shape[-1])
+    grad[torch.arange(len(at), device=at.device), at] -= here.to(grad.dtype)
+    return grad.mul_(factor[:, None]).to(logits.dtype), losses, log_z
+
+
+def _gradient(logits: Tensor, targets: Tensor, factor: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient of a chunk's logits, `(softmax (1 + 2 z log Z) - onehot) * factor`.
+
+    Args:
+        logits: `[T, V]`.
+        factor: `[T]`, 0 where the target is ignored.
+
+    Returns:
+        The gradient, `-log p(target)` (0 where ignored), and log Z.
+    """
+    wide, at = logits.float(), targets.clamp_min(0)[:, None]
+    log_z = wide.logsumexp(-1, keepdim=True)
+    losses = (log_z - wide.gather(-1, at)).masked_fill(targets[:, None] == IGNORE, 0.0)
+    grad = (wide - log_z).exp() * (1 + 2 * z_loss * log_z)
+    grad = torch.where(torch.arange(logits.shape[-1], device=at.device) == at, grad - 1, grad)
+    return (grad * factor[:, None]).to(logits.dtype), losses.squeeze(-1), log_z.squeeze(-1)
+
+
+@cache
+def _compiled_gradient() -> Gradient:
+    return torch.compile(_gradient)
+
+
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -134,7 +179,7 @@ class _HeadLoss(torch.autograd.Function):
         targets: Tensor,
         denominator: float | Tensor,
         z_loss: float,
-        part: VocabularyPart | None,
+        gradient: Gradient,
     ) -> tuple[Tensor, Tensor]:
         # A frozen head (LoRA, a tied embedding that is not trained) needs no gradient of its own.
         # It is a sum over chunks, which half precision would round at every one.
@@ -149,18 +194,10 @@ class _HeadLoss(torch.autograd.Function):
         for rows in chunks:
             x, target = hidden[rows], targets[rows]
             logits = torch.mm(x, weight.T, out=place[: len(x)])
-            log_probs, losses[rows], log_z = _log_softmax(logits.float(), target, part)
-            counted = target != IGNORE
+            factor = ((target != IGNORE) / denominator).float()
+            grad, losses[rows], log_z = gradient(logits, target, factor, z_loss)
             if z_loss:
-                total += z_loss * log_z.masked_fill(~counted, 0.0).square().sum()
-            # d loss / d logits = (softmax (1 + 2 z log Z) - onehot) / denominator on the tokens that count
-            grad = log_probs.exp_()
-            if z_loss:
-                grad.mul_((1 + 2 * z_loss * log_z)[:, None])
-            at, here = _within(target, part, grad.shape[-1])
-            grad[torch.arange(len(at), device=at.device), at] -= here.to(grad.dtype)
-            grad.mul_((counted / denominator).to(grad.dtype)[:, None])
-            grad = grad.to(weight.dtype)
+                total += z_loss * log_z.masked_fill(target == IGNORE, 0.0).square().sum()
             if grad_hidden is not None:
                 torch.mm(grad, weight, out=grad_hidden[rows])
             if grad_weight is not None and grad_weight.dtype == grad.dtype:
@@ -192,6 +229,8 @@ def chunk_tokens(rows: int, on_cpu: bool) -> int:
 def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
     """Parts of the tokens, as equal as can be."""
     tokens = len(hidden)
-    count = -(-tokens // chunk_tokens(len(weight), hidden.is_cpu))
+    least = -(-tokens // chunk_tokens(len(weight), hidden.is_cpu))
+    # Of one size where that takes few more: the compiler makes code for each size.
+    count = next((count for count in range(least, least + least // 2 + 1) if count and tokens % count == 0), least)
     size = -(-tokens // count) if tokens else 1
     return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]

@@ -35,6 +35,7 @@ def apply_compile(stage: Stage, backend: str | Callable[..., Any] = "inductor") 
         assert isinstance(layer, Block)
         layer.before = compiled(_apart(layer.before))  # type: ignore[method-assign]
         layer.behind = compiled(layer.behind)  # type: ignore[method-assign]
+    stage.loss_settings.compiled = True
 
 
 def _apart(before: Before) -> Before:

@@ -141,3 +141,9 @@ class ParallelPlan:
             f"a step, but there are {count}: lower micro_tokens, or raise batch_tokens, which "
             f"{self.data_size} groups of ranks share"
         )
+
+
+def micro_rows(rows: int, most: int) -> int:
+    """Rows of a micro-batch: the largest divisor of a rank's rows that is not above what fits, so that all of a step
+    are of one size."""
+    return max(size for size in range(1, max(min(most, rows), 1) + 1) if rows % size == 0)

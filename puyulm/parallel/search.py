@@ -38,7 +38,7 @@ from puyulm.parallel.estimate import (
     rank_traffic,
     worst_rank,
 )
-from puyulm.parallel.plan import ParallelPlan, Recompute
+from puyulm.parallel.plan import ParallelPlan, Recompute, micro_rows
 
 RECOMPUTE: dict[Recompute, float] = {"none": 0.0, "selective": 0.1, "full": 1.0}
 """What of a layer's forward is computed again."""
@@ -334,11 +334,6 @@ def arithmetic_seconds(
 def _exposed(travelling: float, computing: float) -> float:
     """What of the time of a transfer is lost, beside arithmetic that does not wait for it."""
     return max(travelling - computing, HIDDEN_COST * travelling)
-
-
-def micro_rows(rows: int, most: int) -> int:
-    """Rows of a micro-batch: the largest divisor of a rank's rows that is not above what fits."""
-    return max(size for size in range(1, max(min(most, rows), 1) + 1) if rows % size == 0)
 
 
 def divisors(number: int) -> list[int]:

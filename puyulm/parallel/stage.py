@@ -25,10 +25,12 @@ class LossSettings:
     Attributes:
         denominator: Target tokens of the whole step, over all ranks.
         z_loss: Weight of log(Z)^2, see `puyulm.model.loss.head_loss`.
+        compiled: On a GPU the loss compiles what it does between matrix products; on a CPU that gains nothing.
     """
 
     denominator: float | Tensor = 1.0
     z_loss: float = 0.0
+    compiled: bool = False
 
 
 class Split(Protocol):
@@ -100,7 +102,10 @@ class LossHead(Linear):
         hidden, weight, part = split.head(hidden, self.weight)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         if not sparse:
-            return head_loss(hidden, weight, targets, settings.denominator, z_loss=settings.z_loss, part=part)
+            return head_loss(
+                hidden, weight, targets, settings.denominator, z_loss=settings.z_loss, part=part,
+                compiled=settings.compiled and hidden.is_cuda,
+            )  # fmt: skip
         counted = (targets != IGNORE).nonzero().squeeze(-1)
         loss, few = head_loss(
             hidden.index_select(0, counted), weight, targets[counted], settings.denominator,

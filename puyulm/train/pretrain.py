@@ -159,9 +159,9 @@ def _pretrain(recipe: PretrainRecipe, world: World, overwrite: bool, profile: bo
         else:
             load_weights(model, start)
 
-    def validate(model: ParallelModel) -> Mapping[str, float]:
+    def validate(model: ParallelModel, step: int) -> Mapping[str, float]:
         assert valid is not None
-        return bits_per_byte(model, valid, max(phase.seq_len for phase in recipe.phases), recipe.valid_tokens)
+        return bits_per_byte(model, valid, course.seq_len(max(step - 1, 0)), recipe.valid_tokens)
 
     result = train(
         model, course, settings, recipe.out, identity=identity, fill=fill, validate=validate if valid else None,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from puyulm.data.packing import PackedBatch
 from puyulm.data.stream import Mixture
 from puyulm.errors import RecipeError
-from puyulm.parallel.plan import ParallelPlan
+from puyulm.parallel.plan import ParallelPlan, micro_rows
 from puyulm.train.course import Skips
 from puyulm.train.phases import Segment, Timeline
 from puyulm.train.sources import Sources
@@ -163,9 +163,3 @@ class PhasedRows:
             targets += epochs * (stream.shards.num_tokens - ends)
             size += epochs * stream.shards.num_bytes
         return targets / (size or 1.0)
-
-
-def micro_rows(rows: int, most: int) -> int:
-    """Rows of a micro-batch: the largest divisor of a rank's rows that is not above what fits, so that all of a step
-    are of one size."""
-    return max(size for size in range(1, max(min(most, rows), 1) + 1) if rows % size == 0)

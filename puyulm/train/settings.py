@@ -9,7 +9,7 @@ from puyulm.errors import RecipeError
 
 RESUME_FREE = frozenset({
     "log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "keep_every", "export_every", "prefetch",
-    "device", "tensorboard", "wandb", "peak_tflops",
+    "device", "tensorboard", "wandb", "peak_tflops", "spikes.patience", "spikes.max_rollbacks",
 })  # fmt: skip
 """Settings that do not change what is learned: they may differ between a run and its resumption."""
 

@@ -30,8 +30,8 @@ from puyulm.train.settings import TrainSettings
 from puyulm.train.signals import StopSignals
 from puyulm.train.step import to_device, train_step
 
-Validate = Callable[[ParallelModel], Mapping[str, float]]
-"""Measures a model, on all ranks together; the names and values go to `validation.jsonl`."""
+Validate = Callable[[ParallelModel, int], Mapping[str, float]]
+"""Measures the model after so many steps, on all ranks together; names and values go to `validation.jsonl`."""
 
 Export = Callable[[ParallelModel, int], None]
 """Writes the model of a step in the published layout, on all ranks together."""
@@ -105,6 +105,8 @@ class Trainer:
 
     def begin(self, fill: Fill, validate: Validate | None) -> None:
         """First weights or the newest checkpoint, and a validation that a killed run still owes."""
+        if self.world.main and self.world.plan.compile:
+            print(f"{self.label}: compiling the layers; the first step takes a minute longer", file=sys.stderr)
         path = self.checkpoints.newest()
         if path is None:
             fill(self.model)
@@ -245,7 +247,7 @@ class Trainer:
     def _measure(self, validate: Validate | None) -> None:
         if validate is None:
             return
-        self.measured = dict(validate(self.model))
+        self.measured = dict(validate(self.model, self.state.step))
         if not all(map(math.isfinite, self.measured.values())):
             raise TrainError(f"step {self.state.step}: the validation is not finite: {self.measured}")
         self.log.validation(self.state, self.measured)

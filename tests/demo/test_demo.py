@@ -11,7 +11,7 @@ import pytest
 from puyulm.cli import main
 from puyulm.demo.report import Curve, chart
 from puyulm.engine.load import load_engine
-from puyulm.train import loop
+from puyulm.train import trainer
 
 PRETRAIN = """
 model: {family: internlm3, vocab_size: 400, hidden_size: 32, intermediate_size: 64, num_layers: 1, num_heads: 2,
@@ -103,7 +103,7 @@ def test_an_interrupted_demo_goes_on_where_it_stopped(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     taken = []
-    step = loop.train_step
+    step = trainer.train_step
 
     def stops_after_five(*args: object, **kwargs: object):
         taken.append(1)
@@ -111,10 +111,10 @@ def test_an_interrupted_demo_goes_on_where_it_stopped(
             raise KeyboardInterrupt
         return step(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "train_step", stops_after_five)
+    monkeypatch.setattr(trainer, "train_step", stops_after_five)
     assert run(recipe) == 130
     capsys.readouterr()
-    monkeypatch.setattr(loop, "train_step", lambda *a, **k: taken.append(1) or step(*a, **k))
+    monkeypatch.setattr(trainer, "train_step", lambda *a, **k: taken.append(1) or step(*a, **k))
     taken.clear()
     assert run(recipe) == 0
     shown = capsys.readouterr()

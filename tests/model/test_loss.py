@@ -177,6 +177,22 @@ def test_a_head_in_parts_gives_the_loss_of_the_whole(monkeypatch: pytest.MonkeyP
     torch.testing.assert_close(torch.cat([grad for *_, grad in found]), w_whole.grad, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+def test_what_is_compiled_is_what_is_done_in_place(monkeypatch: pytest.MonkeyPatch, z_loss: float, dtype: torch.dtype):
+    monkeypatch.setattr(loss_module, "CHUNK_BYTES", 1)
+    compiled = torch.compile(loss_module._gradient, backend="aot_eager", fullgraph=True)
+    monkeypatch.setattr(loss_module, "_compiled_gradient", lambda: compiled)
+    x, w, targets = sample()
+    results = []
+    for how in (False, True):
+        leaves = [t.to(dtype).requires_grad_() for t in (x, w)]
+        value, losses = head_loss(*leaves, targets, torch.tensor(7.0), z_loss=z_loss, compiled=how)
+        value.backward()
+        results.append((value.detach(), losses, *(leaf.grad for leaf in leaves)))
+    torch.testing.assert_close(*results)
+
+
 def test_no_tokens_give_no_loss_and_no_gradient():
     x, w = torch.zeros(0, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
     value, losses = head_loss(x, w, torch.zeros(0, dtype=torch.int64), torch.tensor(1.0), z_loss=0.1)
@@ -212,10 +228,12 @@ def test_logits_are_never_whole(monkeypatch: pytest.MonkeyPatch):
     assert seen.values >= 1000 * 500
 
 
-@pytest.mark.parametrize("tokens", [1, 255, 256, 257, 700, 2000])
-def test_chunks_are_of_about_one_size(monkeypatch: pytest.MonkeyPatch, tokens: int):
+@pytest.mark.parametrize(
+    ("tokens", "count"), [(1, 1), (255, 1), (256, 1), (257, 2), (700, 4), (2000, 8), (2048, 8), (1288, 7), (1289, 6)]
+)
+def test_chunks_are_of_about_one_size(monkeypatch: pytest.MonkeyPatch, tokens: int, count: int):
     monkeypatch.setattr(loss_module, "CHUNK_BYTES", 1)
     chunks = loss_module._chunks(torch.zeros(tokens, 2), torch.zeros(50, 2))
     sizes = [chunk.stop - chunk.start for chunk in chunks]
-    assert sum(sizes) == tokens and len(sizes) == -(-tokens // 256)
-    assert max(sizes) - min(sizes) < len(sizes)
+    assert sum(sizes) == tokens and len(sizes) == count
+    assert max(sizes) <= 256 and max(sizes) - min(sizes) < len(sizes)

@@ -38,7 +38,7 @@ def run_plans(plans: tuple[ParallelPlan, ...]) -> list[tuple[Curve, Ragged]]:
     return [run_plan(plan, max(2, plan.stages)) for plan in plans]
 
 
-@pytest.mark.parametrize("size", [4, 8])
+@pytest.mark.parametrize("size", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_combined_plans_do_what_one_process_does(tmp_path: Path, size: int) -> None:
     ranks = run_ranks(size, run_plans, tmp_path, PLANS[size])
     expected = {layers: run_plan(ParallelPlan(), layers) for layers in (2, 4)}

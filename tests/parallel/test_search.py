@@ -20,7 +20,6 @@ from puyulm.parallel.search import (
     candidate,
     divisors,
     micro_options,
-    micro_rows,
     search,
     step_seconds,
 )
@@ -119,10 +118,6 @@ def test_nothing_better_is_left_out(gpus: int, memory: int, works: list[Work]) -
 
 
 def test_micro_batches_are_those_of_the_reader() -> None:
-    from puyulm.train import reading
-
-    for rows, most in itertools.product((1, 6, 12, 13), (0, 1, 4, 5, 100)):
-        assert micro_rows(rows, most) == reading.micro_rows(rows, most)
     plan = ParallelPlan(shard=4)
     assert FOUR_K.load(plan, 16_384) == Load(seq_len=4096, micro_tokens=16_384, micro_batches=64)
     assert LONG.load(plan, 16_384) == Load(seq_len=32_768, micro_tokens=32_768, micro_batches=32)

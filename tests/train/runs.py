@@ -162,7 +162,7 @@ def poisonable(model: ParallelModel) -> ParallelModel:
     return model
 
 
-def measure(model: ParallelModel) -> Mapping[str, float]:
+def measure(model: ParallelModel, step: int = 0) -> Mapping[str, float]:
     """A validation."""
     return mean_loss(model, [Counting().batch(10_000)])
 

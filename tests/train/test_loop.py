@@ -143,7 +143,7 @@ def test_a_signal_in_the_last_step_ends_the_command_with_the_run_complete(tmp_pa
 
 
 def test_a_signal_in_the_last_validation_ends_the_command(tmp_path: Path) -> None:
-    def interrupted(model: ParallelModel) -> Mapping[str, float]:
+    def interrupted(model: ParallelModel, step: int) -> Mapping[str, float]:
         signal.raise_signal(signal.SIGTERM)
         return measure(model)
 
@@ -165,7 +165,7 @@ def test_a_finished_run_is_not_done_again(tmp_path: Path, capsys: pytest.Capture
     assert again == first and "already trained" in capsys.readouterr().err
 
 
-def _never(model: ParallelModel) -> Mapping[str, float]:
+def _never(model: ParallelModel, step: int) -> Mapping[str, float]:
     raise AssertionError("validated again")
 
 
@@ -187,7 +187,7 @@ class TwoBases(CountingCourse):
 def test_the_rotary_base_of_a_step_is_known_again_after_resuming(tmp_path: Path) -> None:
     bases = []
 
-    def validate(model: ParallelModel) -> Mapping[str, float]:
+    def validate(model: ParallelModel, step: int) -> Mapping[str, float]:
         bases.append(model.config.rope.theta)
         return measure(model)
 

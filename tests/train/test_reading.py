@@ -18,11 +18,11 @@ from puyulm.data.shards import TokenShards, tokenize_documents
 from puyulm.data.shares import Shares
 from puyulm.data.stream import TokenStream
 from puyulm.errors import DataError, RecipeError
-from puyulm.parallel.plan import ParallelPlan
+from puyulm.parallel.plan import ParallelPlan, micro_rows
 from puyulm.train.course import Skips
 from puyulm.train.mixture import open_mixture
 from puyulm.train.phases import BatchRamp, Data, Phase, Timeline
-from puyulm.train.reading import PhasedRows, micro_rows
+from puyulm.train.reading import PhasedRows
 from puyulm.train.settings import TrainSettings
 from puyulm.train.sources import folder_labels, open_sources
 from tests.data.conftest import ByteTokenizer, random_documents

@@ -189,7 +189,7 @@ class TwoPhases(Recorded):
 def test_going_back_into_the_phase_before(tmp_path: Path) -> None:
     bases = []
 
-    def validate(model: Any) -> Mapping[str, float]:
+    def validate(model: Any, step: int) -> Mapping[str, float]:
         bases.append(model.config.rope.theta)
         return measure(model)
 
