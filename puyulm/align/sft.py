@@ -122,11 +122,8 @@ def sft(recipe: SFTRecipe, *, overwrite: bool = False) -> TrainResult:
         RecipeError, HubError, CheckpointError, TokenizerError, ChatError, DataError, TrainError: With what is wrong
             and what to do.
     """
-    world = World.join(recipe.parallel, pick_device(recipe.settings.device))
-    try:
+    with World.join(recipe.parallel, pick_device(recipe.settings.device)) as world:
         return _sft(recipe, world, overwrite)
-    finally:
-        world.leave()
 
 
 def _sft(recipe: SFTRecipe, world: World, overwrite: bool) -> TrainResult:

@@ -32,6 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from puyulm.errors import RecipeError
     from puyulm.recipe import dump_recipe, load_recipe
     from puyulm.train.checks import check_recipe
     from puyulm.train.pretrain import PretrainRecipe, pretrain
@@ -45,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.dry_run:
         return dry_run(args, recipe) if is_main() else 0
+    if args.gpus is not None:
+        raise RecipeError("--gpus searches for plans with --dry-run; how many GPUs train, torchrun says")
     result = pretrain(recipe, overwrite=flags.overwrite, profile=args.profile)
     measured = "".join(
         f", validation {name.replace('_', ' ')} {value:.4f}" for name, value in result.validation.items()

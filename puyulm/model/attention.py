@@ -61,12 +61,12 @@ class PackedAttention:
         self.lengths = [int(length) for length in lengths]
         if not self.lengths or min(self.lengths) < 1:
             raise ValueError(f"document lengths must be positive, got {list(lengths)}")
-        starts = [0, *itertools.accumulate(self.lengths)]
-        self.cu_seqlens = torch.tensor(starts, dtype=torch.int32, device=device)
-        lens = torch.tensor(self.lengths, device=device)
-        self.seq_lens = lens.repeat_interleave(lens)
-        first = self.cu_seqlens[:-1].to(lens.dtype).repeat_interleave(lens)
-        self.positions = torch.arange(starts[-1], device=device) - first
+        starts = torch.tensor([0, *itertools.accumulate(self.lengths)])
+        lens = torch.tensor(self.lengths)
+        positions = torch.arange(int(starts[-1])) - starts[:-1].repeat_interleave(lens)
+        self.cu_seqlens, self.seq_lens, self.positions = (
+            _to(values, device) for values in (starts.int(), lens.repeat_interleave(lens), positions)
+        )
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if len(self.lengths) > 1 and q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
@@ -92,6 +92,12 @@ class PackedAttention:
         )
         assert isinstance(mixed, Tensor)
         return mixed.view_as(q)
+
+
+def _to(values: Tensor, device: torch.device | str) -> Tensor:
+    if torch.device(device).type == "cuda":  # a copy from pinned memory does not make the host wait for the device
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

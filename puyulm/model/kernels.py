@@ -22,8 +22,9 @@ QUERY_BLOCK = 128
 """Queries whose scores are computed together: their keys end with the block, so that half of the square is spared."""
 
 ATTENTION_LENGTHS = range(192, 2049)
-"""Lengths of documents that `causal_attention` serves better than PyTorch's kernel. Shorter ones are but one block; for
-longer ones the kept probabilities, which grow with the square, are too much memory."""
+"""Lengths of documents that `causal_attention` serves better than PyTorch's kernel, alone and beside shorter ones. For
+longer ones the kept probabilities, which grow with the square, are too much memory; shorter ones of one length are as
+fast in a single call."""
 
 
 def plain_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -32,7 +33,7 @@ def plain_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, eps)
     wide = x.float()
     wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return wide.to(x.dtype) * weight
+    return wide.to(x.dtype) * weight.to(x.dtype)  # under autocast the weight is wider
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -79,7 +80,7 @@ def suits_causal_attention(q: Tensor, lengths: Sequence[int]) -> bool:
     """Whether `causal_attention` is the faster way for these documents."""
     return (
         _hand_written(q) and _on_cpu(q) and q.requires_grad and torch.is_grad_enabled()
-        and min(lengths) in ATTENTION_LENGTHS and max(lengths) in ATTENTION_LENGTHS
+        and max(lengths) < ATTENTION_LENGTHS.stop and (max(lengths) in ATTENTION_LENGTHS or len(set(lengths)) > 1)
     )  # fmt: skip
 
 
@@ -151,7 +152,7 @@ class _SwiGLU(torch.autograd.Function):
         grads = torch.empty_like(gate_up)
         gate, up = gate_up.unflatten(-1, (-1, 2, ctx.block)).unbind(2)
         grad_gate, grad_up = grads.unflatten(-1, (-1, 2, ctx.block)).unbind(2)
-        grad = grad.view(gate.shape)
+        grad = grad.reshape(gate.shape)
         torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
         torch.ops.aten.silu.out(gate, out=grad_up).mul_(grad)
         return grads, None

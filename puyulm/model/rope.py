@@ -60,7 +60,7 @@ def rope_tables(
         theta = rope.theta * stretch ** (head_dim / (head_dim - 2))
         inv_freq = 1.0 / theta.to(torch.float32)[:, None] ** exponents  # [T, D/2]
     else:
-        inv_freq = 1.0 / torch.tensor(rope.theta, dtype=torch.float32, device=device) ** exponents
+        inv_freq = 1.0 / torch.full((), rope.theta, dtype=torch.float32, device=device) ** exponents
     scale = rope.factor if rope.scaling == "linear" else 1.0
     angles = (positions.to(torch.float32) / scale)[:, None] * inv_freq
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)

@@ -94,13 +94,15 @@ class ParallelModel:
             denominator: Target tokens of the whole step, over all ranks.
 
         Returns:
-            The loss to be summed over the ranks, a scalar that is 0 where another rank has counted it; and the losses
-            of the tokens that this rank has computed, a `[T / context]` tensor a micro-batch, none where another rank
-            has counted them.
+            The loss to be summed over the ranks, without the z-loss, a scalar that is 0 where another rank has counted
+            it; and the losses of the tokens that this rank has computed, a `[T / context]` tensor a micro-batch, none
+            where another rank has counted them.
         """
         self._settings.denominator, self._settings.z_loss = denominator, z_loss
         self._losses.of.clear()
         total = self._forward_backward(batches)
+        if z_loss and self._losses.of:  # which steers the gradients, but is no part of how well tokens are predicted
+            total = torch.stack([losses.sum() for losses in self._losses.of]).sum() / denominator
         counts = self.world.last_stage and self.world.coordinate("tensor") == 0
         return (total if counts else torch.zeros_like(total)), (list(self._losses.of) if counts else [])
 

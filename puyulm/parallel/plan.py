@@ -27,6 +27,7 @@ class ParallelPlan:
         stages_per_rank: Of the interleaved schedule.
         reshard: Free a layer's gathered parameters after its forward and gather them again for its backward (ZeRO-3);
             off, they are gathered once a step and stay to its last backward (ZeRO-2): less communication, more memory.
+            A pipeline always has them stay.
         recompute: Activations made again in the backward: "none"; "selective", all but the results of matrix products
             and of attention; "full", all but each layer's input.
         compile: torch.compile the two parts of each layer.

@@ -86,7 +86,7 @@ class LossHead(Linear):
     """A head that takes the loss: FSDP2 gathers a module's parameters for a call of that very module."""
 
     def loss(
-        self, hidden: Tensor, targets: Tensor, split: Split, settings: LossSettings, dtype: torch.dtype, sparse: bool
+        self, hidden: Tensor, targets: Tensor, split: Split, settings: LossSettings, dtype: torch.dtype, sparse: int
     ) -> tuple[Tensor, Tensor]:
         """The loss of this rank's tokens over the denominator of the step, and each token's.
 
@@ -94,7 +94,8 @@ class LossHead(Linear):
             hidden: `[T', H]`, see `Split`.
             targets: `[T / context]`.
             dtype: Of the matrix products.
-            sparse: Only tokens with a target are multiplied with the head.
+            sparse: Not 0: only tokens with a target are multiplied with the head. They are so many; -1: it is unknown
+                how many, and the host waits for the device to count them.
 
         Returns:
             A scalar, and without a gradient `[T / context]` float32, 0 where there is no target.
@@ -106,7 +107,8 @@ class LossHead(Linear):
                 hidden, weight, targets, settings.denominator, z_loss=settings.z_loss, part=part,
                 compiled=settings.compiled and hidden.is_cuda,
             )  # fmt: skip
-        counted = (targets != IGNORE).nonzero().squeeze(-1)
+        here = targets != IGNORE
+        counted = (here.nonzero() if sparse < 0 else torch.nonzero_static(here, size=sparse)).squeeze(-1)
         loss, few = head_loss(
             hidden.index_select(0, counted), weight, targets[counted], settings.denominator,
             z_loss=settings.z_loss, part=part,
@@ -179,7 +181,7 @@ class Stage(nn.Module):
         decoder, config = self.decoder, self.decoder.config
         attention = self.split.attention(batch)
         if self.first:
-            x = decoder.embed(self.split.tokens(batch.tokens))
+            x = decoder.embed(self.split.tokens(batch.tokens)).to(self.dtype)
         assert x is not None
         packed = batch.attention
         rope = rope_tables(
@@ -192,9 +194,11 @@ class Stage(nn.Module):
 
     def loss(self, hidden: Tensor, batch: MicroBatch) -> Tensor:
         """The loss of this rank's tokens over the denominator of the step."""
-        sparse = batch.num_targets < SPARSE * len(batch.targets)
+        targets, sparse = self.split.tokens(batch.targets), 0
+        if batch.num_targets < SPARSE * len(batch.targets):
+            sparse = batch.num_targets if len(targets) == len(batch.targets) and batch.num_targets else -1
         loss, losses = cast(LossHead, self.decoder.head).loss(
-            hidden, self.split.tokens(batch.targets), self.split, self.loss_settings, self.dtype, sparse
+            hidden, targets, self.split, self.loss_settings, self.dtype, sparse
         )
         self.token_losses.of.append(losses)
         return loss

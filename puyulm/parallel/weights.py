@@ -130,6 +130,7 @@ def _gather(model: ParallelModel) -> Iterator[tuple[str, Tensor]]:
     if world.size > 1:
         dist.gather_object(mine, held)
     for name in parameter_order(model.config):
+        world.wait()  # those with nothing to send would else wait for the whole model at the end, past the time limit
         whole = torch.empty(0)
         if held is not None:
             parts = {rank: shards[name] for rank, shards in enumerate(held) if name in shards}

@@ -5,14 +5,15 @@ from __future__ import annotations
 import datetime
 import os
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from puyulm.errors import PuyuError, TrainError
+from puyulm.errors import Preempted, PuyuError, TrainError
 from puyulm.parallel.plan import ParallelPlan
 
 TIMEOUT = datetime.timedelta(minutes=10)
@@ -20,7 +21,7 @@ TIMEOUT = datetime.timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class World:
-    """One process's view of all processes.
+    """One process's view of all processes; as a context manager it is left at the end.
 
     Attributes:
         plan: Resolved.
@@ -42,7 +43,8 @@ class World:
 
     @classmethod
     def join(cls, plan: ParallelPlan, device: torch.device) -> World:
-        """Joins the processes that torchrun (or Slurm, through `MASTER_ADDR`, `RANK`, `WORLD_SIZE`) started.
+        """Joins the processes that torchrun started, or whatever else sets its variables: `MASTER_ADDR`, `MASTER_PORT`,
+        `RANK`, `WORLD_SIZE`, and for several GPUs on a machine `LOCAL_RANK`.
 
         A process group that exists already is used. Without one, and without torchrun's variables, the process is
         alone.
@@ -118,14 +120,6 @@ class World:
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
-    def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
-        if self.size == 1:
-            return flag
-        values = torch.tensor([int(flag)], device=self.device)
-        dist.all_reduce(values, op=dist.ReduceOp.MAX)
-        return bool(values.item())
-
     def wait(self) -> None:
         """Until all processes are here."""
         if self.size > 1:
@@ -150,6 +144,17 @@ class World:
             raise found[0](found[1])
 
     def leave(self) -> None:
-        """Ends the process group."""
+        """Ends the process group, also one that it found. Every process does it: on GPUs it waits for the others."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # After an error the others may still wait for this process, and leaving would wait for them: nobody would see
+        # the error. The group ends with the process.
+        if error is None or isinstance(error, Preempted):
+            self.leave()

@@ -297,7 +297,9 @@ class _HostCopy:
     def wait(self) -> None:
         """Until the copy is complete."""
         if self._event is not None:
-            self._event.synchronize()
+            # A new thread begins on the first GPU; there, waiting would cost each process of a node some memory.
+            with torch.cuda.device(self._event.device):
+                self._event.synchronize()
 
 
 class _HostPlanner(DefaultSavePlanner):

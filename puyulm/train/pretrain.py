@@ -125,12 +125,8 @@ def pretrain(recipe: PretrainRecipe, *, overwrite: bool = False, profile: bool =
         RecipeError, ConfigError, DataError, TokenizerError, CheckpointError, TrainError: With what is wrong and what
             to do.
     """
-    settings = recipe.settings
-    world = World.join(recipe.parallel, pick_device(settings.device))
-    try:
+    with World.join(recipe.parallel, pick_device(recipe.settings.device)) as world:
         return _pretrain(recipe, world, overwrite, profile)
-    finally:
-        world.leave()
 
 
 def _pretrain(recipe: PretrainRecipe, world: World, overwrite: bool, profile: bool) -> TrainResult:

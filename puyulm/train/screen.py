@@ -122,7 +122,8 @@ class LiveScreen:
         titles = {column.title for column in columns}
         hidden = {name: loss for name, loss in figures.sources_smoothed.items() if name not in titles}
         if hidden:
-            self._print(GAP.join(f"{name} {loss:.3f}" for name, loss in hidden.items()), "dim", wrap=True)
+            losses = GAP.join(f"{name} {loss:.3f}" for name, loss in hidden.items())
+            self._print(f"without a column: {losses}", "dim", wrap=True)
         self._print(GAP.join(column.title.rjust(column.width) for column in columns), "dim")
         self._shown, self._lines = columns, 0
 

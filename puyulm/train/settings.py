@@ -57,7 +57,7 @@ class TrainSettings:
         decay_ratio: See "wsd".
         optimizer: "adamw", or "muon": Muon for the layers' matrices, AdamW for everything else.
         weight_decay: On matrices only; never on norms and biases.
-        state_dtype: Of AdamW's two moments.
+        state_dtype: Of the optimizer's moments; in bfloat16 `betas` should not be above 0.99.
         muon_lr_ratio: Muon's learning rate as a multiple of `lr`.
         clip_norm: Gradients are scaled so that their global norm is at most this.
         z_loss: Weight of log(Z)^2 in the loss; 0 leaves it out.

@@ -89,12 +89,12 @@ def test_packed_attention_uses_it_where_it_is_faster(monkeypatch: pytest.MonkeyP
     calls = []
     real = kernels.causal_attention
     monkeypatch.setattr(kernels, "causal_attention", lambda *a: calls.append(a[3]) or real(*a))
-    for lengths in ([300, 200], [300, 100], [200, 3000]):
+    for lengths in ([300, 20], [30, 20], [250, 250], [50, 50], [200, 3000]):
         q, k, v = parts_of(random(sum(lengths), 1, 3, 2))
         with_gradient = PackedAttention(lengths)(0, q, k, v)
         with torch.no_grad():
             torch.testing.assert_close(with_gradient, PackedAttention(lengths)(0, q, k, v))
-    assert calls == [[300, 200]]
+    assert calls == [[300, 20], [30, 20], [250, 250]]
 
 
 def test_subclasses_and_the_compiler_get_the_plain_versions():

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from puyulm.errors import DataError, PuyuError, RecipeError
+from puyulm.errors import DataError, Preempted, PuyuError, RecipeError, TrainError
 from puyulm.parallel.batch import MicroBatch
 from puyulm.parallel.plan import ParallelPlan
 from puyulm.parallel.world import World
@@ -40,7 +41,6 @@ def talk() -> dict[str, Any]:
         "main": world.main,
         "sum": world.sum(torch.tensor([1.0, rank])).tolist(),
         "share": world.share({"rank": rank}),
-        "any": [world.any(rank == 1), world.any(False)],
         "errors": [],
     }
     told = [DataError("told") if rank == 3 else None, ValueError("mine") if rank == 2 else None]
@@ -85,7 +85,6 @@ def test_what_processes_tell_each_other(four: list[dict[str, Any]]) -> None:
         assert found["main"] == (rank == 0)
         assert found["sum"] == [4.0, 6.0]
         assert found["share"] == {"rank": 0}
-        assert found["any"] == [True, False]
 
 
 def test_errors_are_raised_on_all(four: list[dict[str, Any]]) -> None:
@@ -131,7 +130,7 @@ def test_every_part_of_the_data_is_read_by_as_many_ranks() -> None:
 def test_alone() -> None:
     world = World.join(ParallelPlan(), CPU) if "WORLD_SIZE" not in os.environ else World.alone()
     assert world.size == 1 and world.mesh is None and world.main and world.first_stage and world.last_stage
-    assert world.share("value") == "value" and world.any(True) and not world.any(False)
+    assert world.share("value") == "value"
     assert float(world.sum(torch.tensor(2.0))) == 2.0
     world.raise_alike(None)
     with pytest.raises(ValueError, match="mine"):
@@ -139,6 +138,18 @@ def test_alone() -> None:
     world.wait()
     world.leave()
     assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize(("error", "leaves"), [(None, True), (Preempted, True), (TrainError, False)])
+def test_the_group_outlives_an_error(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception] | None, leaves: bool
+) -> None:
+    left: list[World] = []
+    monkeypatch.setattr(World, "leave", lambda world: left.append(world))
+    with suppress(Preempted, TrainError), World.alone() as world:
+        if error is not None:
+            raise error
+    assert left == [world] * leaves
 
 
 def test_alone_with_a_plan_for_many() -> None:

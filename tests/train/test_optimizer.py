@@ -147,6 +147,13 @@ def losses(steps: int, **changes: object) -> tuple[list[float], Optimizer]:
     return found, optimizer
 
 
+def test_the_z_loss_is_learned_from_and_not_counted():
+    plain, _ = losses(3)
+    steered, _ = losses(3, z_loss=1.0)
+    assert steered[0] == pytest.approx(plain[0], rel=1e-6)
+    assert steered[2] != pytest.approx(plain[2], rel=1e-3)
+
+
 def test_states_of_half_the_size_learn_alike(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(optimizer_module, "CHUNK_VALUES", 1000)  # parameters are cut, and share chunks
     wide, full = losses(40)
