@@ -35,10 +35,10 @@ from puyulm.parallel.estimate import (
     layer_flops,
     rank_memory,
     rank_part,
-    rank_traffic,
     worst_rank,
 )
 from puyulm.parallel.plan import ParallelPlan, Recompute, micro_rows
+from puyulm.parallel.traffic import rank_traffic
 
 RECOMPUTE: dict[Recompute, float] = {"none": 0.0, "selective": 0.1, "full": 1.0}
 """What of a layer's forward is computed again."""

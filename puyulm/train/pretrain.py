@@ -177,7 +177,8 @@ def _identity(recipe: PretrainRecipe, start: Path | None) -> dict[str, Any]:
         for place, (folder, share) in enumerate((data if isinstance(data, dict) else {str(data): 1.0}).items()):
             inputs[f"phases.{number}.data.{place}"] = Path(folder).expanduser()
             shares[f"phases.{number}.data.{place} (share)"] = share
-    return run_identity(recipe, FREE_FIELDS, inputs) | shares
+    # Of the plan, only the precision of the products changes what is learned.
+    return run_identity(recipe, FREE_FIELDS, inputs) | shares | {"parallel.float8": recipe.parallel.float8}
 
 
 def model_config(recipe: PretrainRecipe, tokenizer: Tokenizer) -> tuple[ModelConfig, Path | None]:

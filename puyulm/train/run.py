@@ -70,7 +70,8 @@ def open_run(folder: Path, identity: Mapping[str, Any], *, overwrite: bool = Fal
     """
     folder.mkdir(parents=True, exist_ok=True)
     if overwrite:
-        shutil.rmtree(folder / FOLDER, ignore_errors=True)
+        for name in (FOLDER, EXPORTS):
+            shutil.rmtree(folder / name, ignore_errors=True)
         return
     remove_leftovers(folder)
     latest = latest_checkpoint(folder)

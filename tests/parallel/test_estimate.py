@@ -23,11 +23,11 @@ from puyulm.parallel.estimate import (
     in_flight,
     rank_memory,
     rank_part,
-    rank_traffic,
     worst_rank,
 )
 from puyulm.parallel.plan import ParallelPlan
 from puyulm.parallel.search import Hardware, Work, search
+from puyulm.parallel.traffic import rank_traffic
 from puyulm.parallel.weights import init_weights
 from puyulm.parallel.world import World
 from puyulm.train.flops import palm_flops, training_flops
