@@ -128,14 +128,18 @@ def _apply_overrides(values: dict[str, Any], overrides: Sequence[str], problems:
             text = words.pop(0)
         *parents, leaf = key.split(".")
         place: Any = values
+        items: list[Any] = []
         for parent in parents:
+            items = place if isinstance(place, list) else items
             place = _child(place, parent)
         if isinstance(place, list):
             place = _named_item(place, leaf)
         if isinstance(place, dict):
             place[leaf] = _Raw(text)
         else:
-            problems.append(f"command line: --{key}: there is no such item in the list")
+            names = [str(item["name"]) for item in items if isinstance(item, dict) and "name" in item]
+            there = f"; there are {', '.join(names)}" if names else ""
+            problems.append(f"command line: --{key}: there is no such item in the list{there}")
 
 
 def _child(place: Any, key: str) -> Any:

@@ -55,6 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except Preempted as preempted:
         return preempted.EXIT_STATUS
+    except RuntimeError as error:
+        if not _lost_another_process(error):
+            raise
+        print(
+            f"puyu {args.verb}: another process of the run has ended (its own message says why); "
+            "the same command goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        return 1
     except BrokenPipeError:  # the reader (`| head`) has left; say nothing, and keep the interpreter from flushing
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -62,6 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename is not None else ""
         print(f"puyu {args.verb}: {where}{error.strerror or error}", file=sys.stderr)
         return 2
+
+
+def _lost_another_process(error: RuntimeError) -> bool:
+    """Whether a collective failed because a process at its other end is gone: this one has nothing to say of it."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    lost = ("connection closed by peer", "connection reset by peer", "remote process exited", "broken pipe")
+    return several and any(words in str(error).lower() for words in lost)
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

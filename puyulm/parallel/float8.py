@@ -26,12 +26,12 @@ def apply_float8(stage: Stage, *, emulate: bool = False) -> None:
     Raises:
         TrainError: torchao is missing, or the GPU is too old.
     """
+    if not emulate:
+        _check_device()
     try:
         from torchao.float8 import Float8LinearConfig, convert_to_float8_training
     except ImportError:
         raise TrainError("parallel.float8 needs torchao: pip install 'puyulm[float8]', or set it to false") from None
-    if not emulate:
-        _check_device()
     config = Float8LinearConfig(emulate=emulate)
     for number in stage.layer_numbers:
         layer = stage.layer(number)

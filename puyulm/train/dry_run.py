@@ -117,19 +117,19 @@ def describe_plans(recipe: PretrainRecipe, machine: Machine, gpus: int, best: in
     usable = f"{format_bytes(hardware.usable)} of {format_bytes(hardware.memory)}"
     if not found:
         return (
-            f"no plan fits {gpus} GPUs with {usable} usable, whose batches and layers can be divided among them; "
-            "take more GPUs, shorter rows, or settings.state_dtype: bfloat16"
+            f"no plan fits {gpus:,} GPUs with {usable} usable, whose batches and layers can be divided among them; "
+            "take another number of GPUs, larger batches, shorter rows, or settings.state_dtype: bfloat16"
         ), False
     rows = [("", "plan", "micro_tokens", "memory", "received a step", "seconds a step", "hours", "MFU")]
     for number, one in enumerate(found, start=1):
         rows.append((
             f"{number}", plan_words(one.plan), f"{one.micro_tokens:,}", format_bytes(one.memory.total),
             format_bytes(one.traffic), ", ".join(f"{seconds:,.3g}" for seconds in dict.fromkeys(one.step_seconds)),
-            f"{one.run_seconds / 3600:,.4g}", f"{one.mfu(job, hardware, works):.1%}",
+            _number(one.run_seconds / 3600), f"{one.mfu(job, hardware, works):.1%}",
         ))  # fmt: skip
     title = (
         f"{_model_words(recipe, config)} on {gpus} GPUs, {hardware.gpus_per_node} a node, {usable} usable: "
-        "the best plans, by estimated time"
+        "the best plans by estimated time; within 1 % the simpler comes first"
     )
     chosen = replace(recipe, parallel=found[0].plan, micro_tokens=found[0].micro_tokens)
     memory, _ = _memory_table(chosen, job, found[0].plan, machine)
@@ -204,20 +204,24 @@ def _phase_table(recipe: PretrainRecipe, config: ModelConfig, plan: ParallelPlan
             phase.name, f"{tokens:,}", f"{phase.seq_len:,}",
             f"{last.rows * phase.seq_len:,}" + (" (ramp)" if len(segments) > 1 else ""),
             f"{load.micro_batches:,} x {load.micro_tokens:,}", f"{len(steps):,}",
-            f"{timeline.lr(steps.start + len(steps) // 2):.2e}", f"{flops:.3e}", f"{seconds / 3600:,.4g}",
-            f"{seconds / 86400 * hardware.gpus:,.4g}",
+            f"{timeline.lr(steps.start + len(steps) // 2):.2e}", f"{flops:.3e}", _number(seconds / 3600),
+            _number(seconds / 86400 * hardware.gpus),
         ))  # fmt: skip
         all_tokens, all_flops = all_tokens + tokens, all_flops + flops
     seconds = all_flops / speed
     rows.append((
         "all", f"{all_tokens:,}", "", "", "", f"{timeline.steps:,}", "", f"{all_flops:.3e}",
-        f"{seconds / 3600:,.4g}", f"{seconds / 86400 * hardware.gpus:,.4g}",
+        _number(seconds / 3600), _number(seconds / 86400 * hardware.gpus),
     ))  # fmt: skip
     return (
         _table(rows, left=1)
         + "\nMicro-batches of a rank and step; lr in the middle of a phase; hours at an MFU of "
         + f"{hardware.mfu:.0%} (PaLM's convention) of {hardware.peak / 1e12:.4g} TFLOP/s each (--mfu)."
     )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _micro_or_padded(recipe: PretrainRecipe, plan: ParallelPlan) -> int:

@@ -85,7 +85,7 @@ class PretrainRecipe:
     def __post_init__(self) -> None:
         problems = []
         if not self.phases:
-            problems.append("phases must have at least one")
+            problems.append("phases must be at least one phase")
         names = [phase.name for phase in self.phases]
         if len(set(names)) < len(names):
             problems.append(f"phases need different names, found {', '.join(names)}")
@@ -141,13 +141,13 @@ def _pretrain(recipe: PretrainRecipe, world: World, overwrite: bool, profile: bo
         valid.check_tokenizer(tokenizer)
     course = PhasedRows(timeline, sources, recipe.micro_tokens, boundaries=recipe.boundaries)
     course.check(world.plan)
+    identity = _identity(recipe, start)
+    micro_tokens = max(recipe.micro_tokens, max(phase.seq_len for phase in recipe.phases))
+    model = build_model(config, world, dtype=getattr(torch, settings.dtype), micro_tokens=micro_tokens)
+    begin_run(world, recipe, identity, overwrite=overwrite)
     if world.main:
         for line in [*(mixture.notes(timeline) if mixture else ()), *course.notes()]:
             print(f"pretraining: {line}", file=sys.stderr)
-    identity = _identity(recipe, start)
-    begin_run(world, recipe, identity, overwrite=overwrite)
-    micro_tokens = max(recipe.micro_tokens, max(phase.seq_len for phase in recipe.phases))
-    model = build_model(config, world, dtype=getattr(torch, settings.dtype), micro_tokens=micro_tokens)
 
     def fill(model: ParallelModel) -> None:
         if start is None:

@@ -35,7 +35,8 @@ class StopSignals:
         if not self.flag:
             self.flag = INTERRUPT if number == signal.SIGINT else PREEMPT
             if not self._quiet:  # not print: the signal may arrive in the middle of one
-                os.write(2, b"\nstopping after this step, with a checkpoint (Ctrl-C again to stop at once)\n")
+                again = b" (again to stop at once)" if number == signal.SIGINT else b""
+                os.write(2, b"\nstopping after this step, with a checkpoint" + again + b"\n")
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # only there may handlers be set

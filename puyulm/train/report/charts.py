@@ -28,7 +28,6 @@ def charts(runs: Sequence[Run]) -> list[Json]:
             *_both(runs, "loss", weights="targets"), *_validations(runs, "loss")], log=True),
         _chart("bits", "Bits per byte of text", "bits per byte", [
             *_both(runs, "bits_per_byte", weights="targets", raw=False), *_validations(runs, "bits_per_byte")]),
-        *_by_source(runs),
         _chart("lr", "Learning rate", "", [*_plain(runs, "lr", "learning rate")], zero=True),
         _chart("norm", "Gradient norm", "before clipping", [*_both(runs, "grad_norm")], log=True),
         _chart("speed", "Throughput", "tokens per second", [*_both(runs, "tokens_per_second")], zero=True),
@@ -39,6 +38,7 @@ def charts(runs: Sequence[Run]) -> list[Json]:
             *_both(runs, "seconds"), *_both(runs, "data_seconds", "waiting for data", raw=False, style="dash")],
             zero=True),
         _chart("memory", "Memory", "GiB, of the main process", [*_plain(runs, "memory_gib", "memory")], zero=True),
+        *_by_source(runs),
     ]  # fmt: skip
     return [chart for chart in found if chart["lines"]]
 
