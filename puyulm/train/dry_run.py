@@ -221,7 +221,7 @@ def _phase_table(recipe: PretrainRecipe, config: ModelConfig, plan: ParallelPlan
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _micro_or_padded(recipe: PretrainRecipe, plan: ParallelPlan) -> int:
