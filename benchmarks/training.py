@@ -88,7 +88,11 @@ def run(only: str = "", smoke: bool = False) -> list[Row]:
     for name, group in groups.items():
         if only in name:
             print(f"{name} ...", file=sys.stderr, flush=True)
-            rows += group()
+            found = group()
+            for row in found:  # a run takes a while: what is known is not lost when it is interrupted
+                values = ["-" if value is None else f"{value:,.4g}" for value in (row.ours, row.ratio)]
+                print(f"  {row.name}: {values[0]} {row.unit}, {values[1]} of {row.peer_name}", file=sys.stderr)
+            rows += found
             gc.collect()
     return rows
 
