@@ -123,7 +123,7 @@ def test_what_is_drawn(tmp_path: Path) -> None:
     run = one(tmp_path / "a")
     drawn = charts([run])
     assert [chart["id"] for chart in drawn] == [
-        "loss", "bits", "sources", "lr", "norm", "speed", "mfu", "time", "memory"]  # fmt: skip
+        "loss", "bits", "lr", "norm", "speed", "mfu", "time", "memory", "sources"]  # fmt: skip
     loss = lines(drawn, "loss")
     assert loss[0, "each step"]["x"] == [step for step in range(1, 41) if step != 7]
     assert loss[0, "validation"]["x"] == [10, 20, 30] and loss[0, "validation"]["y"] == [3.0, 1.5, 2.5]
