@@ -47,7 +47,7 @@ from puyulm.train.settings import TrainSettings
 from puyulm.train.sources import Sources
 
 GEMM = "gemm"
-ROUNDS, COMPILED = 9, (False, True)
+ROUNDS, COMPILED = 5, (False, True)
 MEMORY_RUNS = 5
 GEMM_SIZE = 2048
 LOOP_STEPS, LOOP_BOUND = 12, 3.0
