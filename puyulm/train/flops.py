@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from puyulm.model.config import ModelConfig
+from puyulm.parallel.estimate import flops_per_token
 from puyulm.parallel.world import World
 
 # Dense bfloat16 TFLOP/s with float32 sums, from the makers' data sheets (often given there with sparsity: twice that).
@@ -34,21 +35,15 @@ MEASURED_FROM = 2e10
 step."""
 
 
-def matrix_weights(config: ModelConfig) -> int:
-    """Weights that a token is multiplied with: all matrices but the embedding, which is looked up; the head counts."""
-    layer = config.hidden_size * (config.qkv_size + config.num_heads * config.head_dim + 3 * config.intermediate_size)
-    return config.num_layers * layer + config.hidden_size * (config.vocab_size if config.head == "lm" else 1)
-
-
 def training_flops(config: ModelConfig, lengths: Sequence[int]) -> float:
     """Floating-point operations of a forward and backward pass over packed documents: what has to be computed.
 
     6 per matrix weight and token, and for attention `6 * layers * heads * head_dim * S^2` for a document of S tokens:
     causal, that is half of the full square. Recomputed activations do not count.
     """
+    mixed = config.num_layers * config.num_heads * config.head_dim
     squares = sum(length * length for length in lengths)
-    attention = 6.0 * config.num_layers * config.num_heads * config.head_dim * squares
-    return 6.0 * matrix_weights(config) * sum(lengths) + attention
+    return flops_per_token(config, 0) * sum(lengths) + 6.0 * mixed * squares
 
 
 def palm_flops(config: ModelConfig, tokens: int, seq_len: int) -> float:
@@ -57,8 +52,7 @@ def palm_flops(config: ModelConfig, tokens: int, seq_len: int) -> float:
     `6 * weights + 12 * layers * heads * head_dim * seq_len` per token: attention counts as if every token saw its whole
     row, what follows it and other documents included.
     """
-    attention = 12.0 * config.num_layers * config.num_heads * config.head_dim * seq_len
-    return tokens * (6.0 * matrix_weights(config) + attention)
+    return flops_per_token(config, seq_len) * tokens
 
 
 def known_peak(name: str) -> float | None:
