@@ -17,7 +17,8 @@ from torch import Tensor
 
 from benchmarks.harness import PAIRS, PEAK_MEMORY, Row, in_child, installed, missing, smaller_is_better, throughput
 from puyulm.engine.cpu import pack_for_inference
-from puyulm.engine.generate import generate
+from puyulm.engine.config import EngineConfig
+from puyulm.engine.engine import Engine
 from puyulm.engine.params import SamplingParams
 from puyulm.model.attention import PackedAttention
 from puyulm.model.checkpoint import load_model, save_model
@@ -46,7 +47,7 @@ def run(only: str = "") -> list[Row]:
 def generation_rows() -> list[Row]:
     """A 134 M model: prefill of 512 tokens, decoding 32 tokens after a prompt of 32."""
     ours, peer = _pair(SERVED, vocab=32_000)
-    pack_for_inference(ours.eval())
+    engine = Engine(pack_for_inference(ours.eval()), config=EngineConfig(prefix_cache=False))
     peer.eval()
     rows = []
     for name, batch, prompt, new, target in (
@@ -59,7 +60,7 @@ def generation_rows() -> list[Row]:
         prompts = ids.tolist()
 
         def mine(prompts: list[list[int]] = prompts, params: SamplingParams = params) -> None:
-            generate(ours, prompts, params)
+            engine.generate(prompts, params)
 
         def theirs(ids: Tensor = ids, new: int = new) -> None:
             mask = torch.ones_like(ids)

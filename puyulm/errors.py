@@ -45,6 +45,10 @@ class GenerationError(PuyuError):
     """A request to generate cannot be served as asked."""
 
 
+class QueueFull(GenerationError):
+    """Too many requests are waiting."""
+
+
 class Preempted(Exception):
     """A run was told by a signal to stop, has saved a checkpoint, and should be started again (exit status 75)."""
 

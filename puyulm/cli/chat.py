@@ -17,7 +17,7 @@ from puyulm.errors import ChatError, PuyuError
 
 if TYPE_CHECKING:
     from puyulm.engine.conversation import Conversation
-    from puyulm.engine.load import Engine
+    from puyulm.engine.load import ChatModel
 
 HELP = """\
 /help          this list
@@ -44,12 +44,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from puyulm.engine.conversation import Conversation
 
-    engine = load_from_args(args.model, args)
-    params = params_from_args(engine, args, think=args.think)
-    conversation = Conversation(engine, params, system=args.system, think=args.think, own_template=args.chat_template)
+    chat = load_from_args(args.model, args)
+    params = params_from_args(chat, args, think=args.think)
+    conversation = Conversation(chat, params, system=args.system, think=args.think, own_template=args.chat_template)
     if args.think:
-        _require_thinking(engine)
-    _note(_banner(engine, args.model))
+        _require_thinking(chat)
+    _note(_banner(chat, args.model))
     Chat(conversation, args, open_reader()).run()
 
 
@@ -138,9 +138,9 @@ class Chat:
 
     def _think(self, on: bool) -> None:
         if on:
-            _require_thinking(self.conversation.engine)
+            _require_thinking(self.conversation.chat)
         self.conversation.think = on
-        self.conversation.params = params_from_args(self.conversation.engine, self._args, think=on)
+        self.conversation.params = params_from_args(self.conversation.chat, self._args, think=on)
         _note(f"thinking is {'on' if on else 'off'}, answers up to {self.conversation.params.max_new_tokens:,} tokens")
 
     def _save(self, path: Path) -> None:
@@ -163,15 +163,15 @@ class Chat:
         _note(f"{len(messages)} messages in {path}")
 
 
-def _require_thinking(engine: Engine) -> None:
-    if engine.chat_format.thinking_prompt is None:
-        raise ChatError(f"the chat format '{engine.chat_format.name}' has no thinking mode; it comes with InternLM3")
+def _require_thinking(chat: ChatModel) -> None:
+    if chat.chat_format.thinking_prompt is None:
+        raise ChatError(f"the chat format '{chat.chat_format.name}' has no thinking mode; it comes with InternLM3")
 
 
-def _banner(engine: Engine, name: str) -> str:
-    kind = engine.chat_format.name
+def _banner(chat: ChatModel, name: str) -> str:
+    kind = chat.chat_format.name
     talk = "no chat format: it goes on from your text" if kind == "base" else f"chat format {kind}"
-    weight = engine.model.embed.weight
+    weight = chat.model.embed.weight
     where = f"{str(weight.dtype).removeprefix('torch.')} on {weight.device}"
     return f"{name}: {talk}, {where}. /help lists commands, Ctrl-D leaves."
 

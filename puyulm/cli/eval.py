@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from puyulm.engine.load import load_engine
+    from puyulm.engine.load import load_chat_model
     from puyulm.errors import DataError
     from puyulm.eval.exact import evaluate, read_items, write_report
 
@@ -33,9 +33,9 @@ def run(args: argparse.Namespace) -> None:
         raise DataError(f"--limit must be 1 or more, not {args.limit}")
     items = read_items(args.items)[: args.limit]
     examples = read_items(args.examples) if args.examples else []
-    engine = load_engine(args.model, chat_format=args.chat_format, needs_chat_format=not args.base)
+    chat = load_chat_model(args.model, chat_format=args.chat_format, needs_chat_format=not args.base)
     report = evaluate(
-        engine.model, engine.tokenizer, items, None if args.base else engine.chat_format,
+        chat.model, chat.tokenizer, items, None if args.base else chat.chat_format,
         examples=examples, shots=args.shots, max_new_tokens=args.max_new_tokens, batch_size=args.batch_size,
     )  # fmt: skip
     if args.out:

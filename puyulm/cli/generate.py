@@ -11,9 +11,9 @@ from puyulm.cli.sampling import add_model_flags, add_sampling_flags, load_from_a
 from puyulm.errors import GenerationError, HubError
 
 if TYPE_CHECKING:
-    from puyulm.engine.generate import Completion
-    from puyulm.engine.load import Engine
+    from puyulm.engine.load import ChatModel
     from puyulm.engine.params import SamplingParams
+    from puyulm.engine.request import Completion
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,18 +38,18 @@ def run(args: argparse.Namespace) -> None:
     if args.raw and (args.think or args.system or args.chat_template):
         raise GenerationError("--raw continues plain text: leave --system, --think and --chat-template out")
     try:
-        engine = load_from_args(name, args, needs_chat_format=not args.raw)
+        chat = load_from_args(name, args, needs_chat_format=not args.raw)
     except HubError as error:
         if args.model is not None or len(args.words) == 1:
             raise
         raise HubError(f"{error}; of several words the first is the model (--model NAME: all are prompts)") from error
-    params = params_from_args(engine, args, think=args.think)
-    ids = [_prompt_ids(engine, prompt, args) for prompt in prompts]
-    fitted = [_fitted(engine, len(one), params, args.max_new_tokens is not None) for one in ids]
+    params = params_from_args(chat, args, think=args.think)
+    ids = [_prompt_ids(chat, prompt, args) for prompt in prompts]
+    fitted = [_fitted(chat, len(one), params, args.max_new_tokens is not None) for one in ids]
     if args.json or len(prompts) > 1:
-        _answer_all(engine, prompts, ids, fitted, args.json)
+        _answer_all(chat, prompts, ids, fitted, args.json)
     else:
-        _answer_one(engine, ids[0], fitted[0])
+        _answer_one(chat, ids[0], fitted[0])
 
 
 def model_and_prompts(model: str | None, words: list[str]) -> tuple[str, list[str]]:
@@ -70,34 +70,35 @@ def _stdin() -> str:
     return sys.stdin.read().removesuffix("\n")
 
 
-def _prompt_ids(engine: Engine, prompt: str, args: argparse.Namespace) -> list[int]:
+def _prompt_ids(chat: ChatModel, prompt: str, args: argparse.Namespace) -> list[int]:
     from puyulm.engine.conversation import prompt_ids
     from puyulm.text.chat import Message
 
     if args.raw:
-        return engine.tokenizer.encode(prompt, bos=True)
+        return chat.tokenizer.encode(prompt, bos=True)
     system = [] if args.system is None else [Message("system", args.system)]
     messages = [*system, Message("user", prompt)]
-    return prompt_ids(engine, messages, think=args.think, own_template=args.chat_template)
+    return prompt_ids(chat, messages, think=args.think, own_template=args.chat_template)
 
 
-def _fitted(engine: Engine, prompt_length: int, params: SamplingParams, asked: bool) -> SamplingParams:
+def _fitted(chat: ChatModel, prompt_length: int, params: SamplingParams, asked: bool) -> SamplingParams:
     from puyulm.engine.context import fit_to_context
 
-    fitted = fit_to_context(engine.model.config, prompt_length, params)
+    fitted = fit_to_context(chat.model.config, prompt_length, params)
     if asked and fitted.max_new_tokens < params.max_new_tokens:
         print(f"note: the context has room for {fitted.max_new_tokens:,} new tokens only", file=sys.stderr)
     return fitted
 
 
-def _answer_one(engine: Engine, ids: list[int], params: SamplingParams) -> None:
+def _answer_one(chat: ChatModel, ids: list[int], params: SamplingParams) -> None:
     """Streams the answer."""
     from puyulm.cli.terminal import Speed, dim, printable
-    from puyulm.engine.generate import events
+    from puyulm.engine.config import EngineConfig
+    from puyulm.engine.engine import Engine
 
     speed = Speed()
     reason = None
-    for event in events(engine.model, ids, params, tokenizer=engine.tokenizer):
+    for event in Engine(chat.model, chat.tokenizer, EngineConfig(max_running=1)).stream(ids, params):
         speed.count()
         print(printable(event.text), end="", flush=True)
         reason = event.finish_reason
@@ -108,17 +109,13 @@ def _answer_one(engine: Engine, ids: list[int], params: SamplingParams) -> None:
 
 
 def _answer_all(
-    engine: Engine, prompts: list[str], ids: list[list[int]], params: list[SamplingParams], as_json: bool
+    chat: ChatModel, prompts: list[str], ids: list[list[int]], params: list[SamplingParams], as_json: bool
 ) -> None:
     """Answers in one batch and prints when all are there."""
     from puyulm.cli.terminal import dim, printable
-    from puyulm.engine.generate import generate
-    from puyulm.progress import Progress
+    from puyulm.engine.engine import Engine
 
-    with Progress("answering", total=len(prompts), unit="prompt") as progress:
-        done = generate(
-            engine.model, ids, params, tokenizer=engine.tokenizer, on_finish=lambda index, one: progress.advance()
-        )
+    done = Engine(chat.model, chat.tokenizer).generate(ids, params, progress="answering")
     answers = zip(prompts, ids, done, strict=True)
     if as_json:
         print(json.dumps([_as_dict(*answer) for answer in answers], indent=2, ensure_ascii=False))

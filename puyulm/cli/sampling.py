@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from puyulm.engine.load import Engine
+    from puyulm.engine.load import ChatModel
     from puyulm.engine.params import SamplingParams
 
 _FIELDS = (
@@ -43,20 +43,20 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--min-new-tokens", type=int, metavar="N", help="shortest answer")
 
 
-def load_from_args(name: str, args: argparse.Namespace, *, needs_chat_format: bool = True) -> Engine:
+def load_from_args(name: str, args: argparse.Namespace, *, needs_chat_format: bool = True) -> ChatModel:
     """Loads the model as the flags ask."""
     import torch
 
-    from puyulm.engine.load import load_engine
+    from puyulm.engine.load import load_chat_model
 
     dtype = None if args.dtype is None else getattr(torch, args.dtype)
-    return load_engine(
+    return load_chat_model(
         name, dtype=dtype, device=args.device, chat_format=args.chat_format,
         needs_chat_format=needs_chat_format and not args.chat_template,
     )  # fmt: skip
 
 
-def params_from_args(engine: Engine, args: argparse.Namespace, *, think: bool) -> SamplingParams:
+def params_from_args(chat: ChatModel, args: argparse.Namespace, *, think: bool) -> SamplingParams:
     """The model's defaults with what the flags change.
 
     Raises:
@@ -64,7 +64,7 @@ def params_from_args(engine: Engine, args: argparse.Namespace, *, think: bool) -
     """
     from puyulm.engine.load import default_params
 
-    params = default_params(engine.path, engine.tokenizer, engine.chat_format, think=think) if think else engine.params
+    params = default_params(chat.path, chat.tokenizer, chat.chat_format, think=think) if think else chat.params
     given = {field: getattr(args, field) for field in _FIELDS if getattr(args, field) is not None}
     if args.stop:
         given["stop"] = tuple(text.replace("\\n", "\n") for text in args.stop)

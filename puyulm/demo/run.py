@@ -26,22 +26,22 @@ def answer_with_published_model(questions: tuple[str, ...]) -> None:
     """Lets the default model answer; without a network there is a line that says so, and the demo goes on."""
     from dataclasses import replace
 
-    from puyulm.engine.generate import generate
-    from puyulm.engine.load import load_engine
+    from puyulm.engine.engine import Engine
+    from puyulm.engine.load import load_chat_model
     from puyulm.model.presets import DEFAULT_MODEL
     from puyulm.text.chat import Message, render
 
     print(f"[0] {DEFAULT_MODEL}, a published model, answers", flush=True)
     try:
-        engine = load_engine(DEFAULT_MODEL)
+        chat = load_chat_model(DEFAULT_MODEL)
     except PuyuError as error:
         print(f"left out: {error}", file=sys.stderr)
         return
-    params = replace(engine.params, temperature=0.0, max_new_tokens=60)
+    params = replace(chat.params, temperature=0.0, max_new_tokens=60)
     prompts = [
-        render([Message("user", question)], engine.tokenizer, engine.chat_format, add_generation_prompt=True).ids
+        render([Message("user", question)], chat.tokenizer, chat.chat_format, add_generation_prompt=True).ids
         for question in questions
     ]
-    for question, answer in zip(questions, generate(engine.model, prompts, params, tokenizer=engine.tokenizer),
+    for question, answer in zip(questions, Engine(chat.model, chat.tokenizer).generate(prompts, params),
                                 strict=True):  # fmt: skip
         print(f"  you: {question}\n  it:  {(answer.text or '').strip()}", flush=True)

@@ -182,16 +182,16 @@ def _sft(demo: Demo, results: dict[str, Json]) -> Json:
 
 
 def _evaluate(demo: Demo, _: dict[str, Json]) -> Json:
-    from puyulm.engine.load import load_engine
+    from puyulm.engine.load import load_chat_model
     from puyulm.eval.exact import evaluate, read_items, write_report
 
     items = read_items(demo.path("tasks", "held-out.jsonl"))
     examples = read_items(demo.path("tasks", "examples.jsonl"))
     result: Json = {}
     for name, folder, chat in (("base", "pretrain", False), ("tuned", "sft", True)):
-        engine = load_engine(str(demo.path(folder, "model")), needs_chat_format=chat)
-        chat_format = engine.chat_format if chat else None
-        report = evaluate(engine.model, engine.tokenizer, items, chat_format,
+        loaded = load_chat_model(str(demo.path(folder, "model")), needs_chat_format=chat)
+        chat_format = loaded.chat_format if chat else None
+        report = evaluate(loaded.model, loaded.tokenizer, items, chat_format,
                           examples=examples, shots=0 if chat else 2)  # fmt: skip
         write_report(report, demo.path("evaluation", name))
         print(f"{name} model:\n{report.table()}")

@@ -1,13 +1,15 @@
-"""Questions and answers in turns, with one cache and a limited context."""
+"""Questions and answers in turns, in a limited context. A turn finds the earlier ones in the prefix cache."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
+from puyulm.engine.config import EngineConfig
 from puyulm.engine.context import context_length, fit_to_context
-from puyulm.engine.generate import Session, TokenEvent, events
-from puyulm.engine.load import Engine
+from puyulm.engine.engine import Engine
+from puyulm.engine.load import ChatModel
 from puyulm.engine.params import SamplingParams
+from puyulm.engine.request import TokenEvent
 from puyulm.errors import ChatError
 from puyulm.text.chat import Message, render
 from puyulm.text.parse import parse_answer
@@ -19,7 +21,7 @@ FREE_SHARE = 0.25
 
 
 def prompt_ids(
-    engine: Engine, messages: Sequence[Message], *, think: bool = False, own_template: bool = False
+    chat: ChatModel, messages: Sequence[Message], *, think: bool = False, own_template: bool = False
 ) -> list[int]:
     """A conversation as the ids that ask for the next answer.
 
@@ -31,18 +33,18 @@ def prompt_ids(
         ChatError: The format cannot express the messages, or has no deep thinking; or there is no template.
     """
     if not own_template:
-        return render(messages, engine.tokenizer, engine.chat_format, think=think, add_generation_prompt=True).ids
-    template = engine.tokenizer.chat_template
+        return render(messages, chat.tokenizer, chat.chat_format, think=think, add_generation_prompt=True).ids
+    template = chat.tokenizer.chat_template
     if template is None:
-        raise ChatError(f"{engine.path} has no chat template of its own: leave --chat-template out")
+        raise ChatError(f"{chat.path} has no chat template of its own: leave --chat-template out")
     if think:
-        thinking = engine.chat_format.thinking_prompt
+        thinking = chat.chat_format.thinking_prompt
         if thinking is None:
             raise ChatError(
-                f"the chat format '{engine.chat_format.name}' has no thinking mode; it comes with InternLM3"
+                f"the chat format '{chat.chat_format.name}' has no thinking mode; it comes with InternLM3"
             )
         messages = [Message("system", thinking), *messages]
-    return render_template(messages, engine.tokenizer, template, add_generation_prompt=True)
+    return render_template(messages, chat.tokenizer, template, add_generation_prompt=True)
 
 
 class Conversation:
@@ -58,21 +60,21 @@ class Conversation:
 
     def __init__(
         self,
-        engine: Engine,
+        chat: ChatModel,
         params: SamplingParams,
         *,
         system: str | None = None,
         think: bool = False,
         own_template: bool = False,
     ) -> None:
-        self.engine = engine
+        self.chat = chat
         self.params = params
         self.system = system
         self.think = think
         self.messages: list[Message] = []
         self.dropped = 0
         self._own_template = own_template
-        self._session = Session(engine.model)
+        self._engine = Engine(chat.model, chat.tokenizer, EngineConfig(max_running=1))
 
     def reset(self) -> None:
         """Forgets what was said."""
@@ -93,9 +95,8 @@ class Conversation:
         answer, ids = "", []
         try:
             prompt = self._prompt()
-            params = fit_to_context(self.engine.model.config, len(prompt), self.params)
-            tokenizer = self.engine.tokenizer
-            for event in events(self.engine.model, prompt, params, tokenizer=tokenizer, session=self._session):
+            params = fit_to_context(self.chat.model.config, len(prompt), self.params)
+            for event in self._engine.stream(prompt, params):
                 answer += event.text
                 ids.append(event.token)
                 yield event
@@ -107,14 +108,14 @@ class Conversation:
 
     def _message(self, answer: str, ids: list[int]) -> Message:
         """The answer with its calls, code and reasoning, whose markers the visible text does not show."""
-        message = parse_answer(ids, self.engine.tokenizer, self.engine.chat_format)
+        message = parse_answer(ids, self.chat.tokenizer, self.chat.chat_format)
         if message.tool_calls or message.code is not None or message.reasoning is not None:
             return message
         return Message("assistant", answer)  # a stop text is cut off here, and not from the ids
 
     def _prompt(self) -> list[int]:
         """The prompt, after as many of the oldest turns are dropped as leave room for an answer."""
-        limit = context_length(self.engine.model.config)
+        limit = context_length(self.chat.model.config)
         ids = self._render(self.messages)
         if limit is None:
             return ids
@@ -129,4 +130,4 @@ class Conversation:
 
     def _render(self, messages: Sequence[Message]) -> list[int]:
         system = [] if self.system is None else [Message("system", self.system)]
-        return prompt_ids(self.engine, [*system, *messages], think=self.think, own_template=self._own_template)
+        return prompt_ids(self.chat, [*system, *messages], think=self.think, own_template=self._own_template)

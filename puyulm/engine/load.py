@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from puyulm.engine.cpu import pack_for_inference
+from puyulm.engine.cpu.onednn import pack_for_inference
 from puyulm.engine.params import SamplingParams
 from puyulm.errors import ChatError, GenerationError
 from puyulm.model.checkpoint import load_config, load_model
@@ -21,7 +21,7 @@ from puyulm.text.tokenizer import Tokenizer
 _SAMPLING_KEYS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens", "min_new_tokens")
 
 
-class Engine(NamedTuple):
+class ChatModel(NamedTuple):
     """A model ready to answer.
 
     Attributes:
@@ -36,14 +36,14 @@ class Engine(NamedTuple):
     path: Path
 
 
-def load_engine(
+def load_chat_model(
     name: str,
     *,
     dtype: torch.dtype | None = None,
     device: str | None = None,
     chat_format: str | None = None,
     needs_chat_format: bool = True,
-) -> Engine:
+) -> ChatModel:
     """Loads a model for generation.
 
     Args:
@@ -74,7 +74,7 @@ def load_engine(
         chosen = BASE
     params = default_params(path, tokenizer, chosen)
     model = pack_for_inference(load_model(path, dtype, device).eval())
-    return Engine(model, tokenizer, chosen, params, path)
+    return ChatModel(model, tokenizer, chosen, params, path)
 
 
 def check_device(name: str) -> None:

@@ -1,30 +1,45 @@
 """Chooses the next token of every sequence in a batch, each by its own parameters.
 
-All filters come down to one threshold a row: the smallest score that may still be drawn. A row's result therefore
-never depends on its neighbours, nor on how a sort orders tied scores.
+A row's result depends on nothing but its own logits, parameters and history: not on its neighbours, and not on when it
+is drawn, for draws are a function of the seed and of how many tokens were chosen before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from puyulm.engine.filters import draw, total, weights
+from puyulm.engine.grammar import Matcher
 from puyulm.engine.params import SamplingParams
+from puyulm.engine.penalties import SeenTokens, ban_, bias_, penalise_
+from puyulm.engine.thinking import ThinkingBudget
+from puyulm.engine.uniform import uniforms
+from puyulm.errors import GenerationError
 
-# A nucleus is nearly always found among this many of the most likely tokens; when it is not, the whole row is sorted.
-NUCLEUS_CANDIDATES = 512
+TOP_LOGPROBS = 20  # alternatives that a single partial sort finds; more of them take a whole one
 
 
 class RowSampler:
-    """What one sequence carries from draw to draw.
+    """What one sequence carries from draw to draw. All of it lives on the host, whatever the logits' device, and can be
+    made again from the prompt and the tokens chosen so far (`record` them).
+
+    Attributes:
+        drawn: Tokens chosen so far; also the number of the next draw.
 
     Args:
         prompt: Ids that the repetition penalty counts as seen.
-        stop_ids: Ids banned until `min_new_tokens` tokens are out.
+        stop_ids: Ids that end the answer: banned until `min_new_tokens` tokens are out, and where a grammar goes on.
         vocab_size: Width of the logits.
         device: Where the logits live.
+        matcher: Of `params.grammar`, fresh; None: the answer is free.
+        thinking: Follows the thoughts; None: the answer has none.
     """
 
     def __init__(
@@ -34,130 +49,249 @@ class RowSampler:
         stop_ids: Sequence[int],
         vocab_size: int,
         device: torch.device,
+        *,
+        matcher: Matcher | None = None,
+        thinking: ThinkingBudget | None = None,
     ) -> None:
         self.params = params
         self.drawn = 0
-        self.banned = [id for id in stop_ids if id < vocab_size] if params.min_new_tokens else []
-        self.seen: Tensor | None = None
-        if params.repetition_penalty != 1.0:
-            self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
-            self.seen[torch.tensor(list(prompt), dtype=torch.long, device=device)] = True
-        # The draws are made on the CPU, whatever the device: equal seeds then give equal draws everywhere.
-        self._generator: torch.Generator | None = None
-        if params.temperature > 0:
-            seed = params.seed if params.seed is not None else int(torch.randint(2**63 - 1, ()))
-            self._generator = torch.Generator().manual_seed(seed)
+        self.matcher = matcher
+        self.thinking = thinking
+        self.greedy = params.temperature == 0
+        self._stops = np.array([id for id in stop_ids if id < vocab_size], dtype=np.int64)
+        self._stop_set = frozenset(stop_ids)
+        penalises = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty) != (1.0, 0.0, 0.0)
+        self.seen = SeenTokens(params, prompt) if penalises else None
+        self.bias = _bias(params, vocab_size)
+        self.seed = 0
+        if not self.greedy:
+            self.seed = params.seed if params.seed is not None else int(torch.randint(2**63 - 1, ()))
+        # Such a row takes the best of the raw logits, and needs none of what follows.
+        self._never_edits = not (penalises or self.bias or matcher or (params.min_new_tokens and len(self._stops)))
 
-    def uniform(self) -> float:
-        """The next draw from [0, 1)."""
-        return torch.rand((), dtype=torch.float64, generator=self._generator).item()
+    @property
+    def edits(self) -> bool:
+        """Whether this row's logits are changed before the choice."""
+        return not self._never_edits
+
+    @property
+    def forced(self) -> int | None:
+        """The token that comes next whatever the model says: the end of thoughts that have used up their budget."""
+        return None if self.thinking is None else self.thinking.forced()
+
+    @property
+    def constrained(self) -> bool:
+        """Whether the grammar rules the next token; it does not while the model thinks."""
+        return self.matcher is not None and not (self.thinking is not None and self.thinking.inside)
+
+    @property
+    def finished(self) -> bool:
+        """The grammar is complete and has no place for another token, so the answer ends here."""
+        return self.constrained and self.matcher is not None and self.matcher.is_finished
+
+    def uniforms(self, count: int, stream: int = 0) -> NDArray[np.float64]:
+        """The numbers in [0, 1) that the next `count` draws take; other streams are independent of them (stream 1 for
+        the acceptance of drafts, say)."""
+        return uniforms([self.seed] * count, range(self.drawn, self.drawn + count), stream)
 
     def record(self, token: int) -> None:
-        """Counts a chosen token."""
+        """Counts a chosen token.
+
+        Raises:
+            GenerationError: The grammar does not allow it.
+        """
+        constrained = self.constrained
         self.drawn += 1
         if self.seen is not None:
-            self.seen[token] = True
+            self.seen.add(token)
+        if self.thinking is not None:
+            self.thinking.observe(token)
+        if self.matcher is None or token in self._stop_set:
+            return
+        if constrained:
+            self.matcher.consume(token)
+        elif self.thinking is not None and (rest := self.thinking.take_rest()):
+            self.matcher.consume_bytes(rest)
+
+    def fork(self) -> RowSampler:
+        """A copy that goes its own way."""
+        twin = copy.copy(self)
+        twin.seen = None if self.seen is None else self.seen.fork()
+        twin.matcher = None if self.matcher is None else self.matcher.fork()
+        twin.thinking = None if self.thinking is None else self.thinking.fork()
+        return twin
+
+    def ahead(self, draft: Iterable[int]) -> list[RowSampler]:
+        """This row as it would stand before each of the next places, if the draft were chosen: itself, then after one
+        token of the draft, after two, ... None of them shares state with this row but the first, which is this row.
+
+        The list ends early where the grammar forbids a token of the draft. Sampling at all these places (`sample` with
+        `record=False`) and keeping tokens up to the first that differs from the draft gives exactly the tokens that
+        one draw at a time would give, greedy or not.
+        """
+        rows = [self]
+        for token in draft:
+            twin = rows[-1].fork()
+            try:
+                twin.record(token)
+            except GenerationError:
+                break
+            rows.append(twin)
+        return rows
+
+    def banned(self) -> NDArray[np.int64]:
+        """Ids that may not come next because they would end the answer."""
+        if self.matcher is None:
+            early = self.drawn < self.params.min_new_tokens
+        elif not self.constrained:
+            early = True  # what the grammar asks for has not even begun
+        else:
+            early = not self.matcher.may_end
+            early |= self.drawn < self.params.min_new_tokens and not self.matcher.is_finished
+        return self._stops if early else self._stops[:0]
+
+    def allowed(self, vocab_size: int) -> NDArray[np.bool_]:
+        """What the grammar allows next, `[V]`; the ids that end an answer, where it may end.
+
+        Raises:
+            GenerationError: It allows nothing, or could not be followed any further.
+        """
+        assert self.matcher is not None
+        mask = self.matcher.mask(vocab_size)
+        mask[self._stops] = True
+        mask[self.banned()] = False
+        if not mask.any():
+            raise GenerationError(
+                "the grammar is complete, but no token may end the answer: leave out ignore_eos, or give stop_ids"
+                if self.matcher.is_finished
+                else "the grammar asks for text that the vocabulary has no token for"
+            )
+        return mask
 
 
-def sample(logits: Tensor, rows: Sequence[RowSampler]) -> tuple[list[int], list[float]]:
-    """Draws one token for each row and records it there.
+def _bias(params: SamplingParams, vocab_size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+    pairs = [(id, value) for id, value in params.logit_bias if id < vocab_size]
+    if not pairs:
+        return None
+    ids, values = zip(*pairs, strict=True)
+    return np.array(ids, dtype=np.int64), np.array(values, dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What was chosen in one step.
+
+    Attributes:
+        tokens: One for each row.
+        logprobs: The logarithm of each token's probability under the model itself (softmax of the given logits, before
+            any penalty, temperature or filter).
+        top: Of rows that asked for them, by number: the most likely tokens' ids and their log-probabilities, most
+            likely first.
+        errors: Of rows that failed, by number: why. Their token and logprob mean nothing and were not recorded.
+    """
+
+    tokens: list[int]
+    logprobs: list[float]
+    top: dict[int, tuple[list[int], list[float]]] = field(default_factory=dict)
+    errors: dict[int, GenerationError] = field(default_factory=dict)
+
+
+def sample(logits: Tensor, rows: Sequence[RowSampler], *, record: bool = True) -> Sampled:
+    """Draws one token for each row.
 
     Args:
         logits: `[B, V]`, float32; left unchanged.
         rows: B of them.
-
-    Returns:
-        The tokens, and the logarithm of each one's probability under the model itself (softmax of the given logits,
-        before any penalty, temperature or filter).
+        record: Count the tokens in their rows. False looks ahead: see `RowSampler.ahead`.
     """
-    scores = _ban(penalised(logits, rows), rows)
-    tokens = scores.argmax(-1)
-    drawing = [index for index, row in enumerate(rows) if row.params.temperature > 0]
+    scores, errors = edited(logits, rows)
+    drawing = [index for index, row in enumerate(rows) if not row.greedy]
+    tokens = scores.argmax(-1) if len(drawing) < len(rows) else scores.new_empty(len(rows), dtype=torch.long)
     if drawing:
-        uniforms = torch.tensor([rows[index].uniform() for index in drawing], dtype=torch.float64)
-        params = [rows[index].params for index in drawing]
-        if len(drawing) == len(rows):
-            tokens = _draw(filtered(scores, params), uniforms.to(logits.device))
-        else:
-            chosen = torch.tensor(drawing, device=logits.device)
-            tokens[chosen] = _draw(filtered(scores[chosen], params), uniforms.to(logits.device))
-    logprobs = logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(-1)
-    ids = tokens.tolist()
-    for row, token in zip(rows, ids, strict=True):
-        row.record(token)
-    return ids, logprobs.tolist()
+        every = len(drawing) == len(rows)
+        chosen = slice(None) if every else torch.tensor(drawing, device=logits.device)
+        numbers = uniforms([rows[index].seed for index in drawing], [rows[index].drawn for index in drawing])
+        mass = weights(scores[chosen], [rows[index].params for index in drawing])
+        tokens[chosen] = draw(mass, torch.from_numpy(numbers).to(logits.device))
+    forced = [(index, id) for index, row in enumerate(rows) if (id := row.forced) is not None]
+    if forced:
+        places, ids = torch.tensor(forced, device=logits.device).T
+        tokens[places] = ids
+    # Not logsumexp: on CPUs its sum of a single row depends on the number of threads.
+    logprobs = logits.log_softmax(-1)
+    result = Sampled(tokens.tolist(), logprobs.gather(1, tokens[:, None]).squeeze(1).tolist(), errors=errors)
+    result.top.update(_top(logprobs, [row.params.logprobs or 0 for row in rows]))
+    if record:
+        for index, row in enumerate(rows):
+            if index not in errors:
+                try:
+                    row.record(result.tokens[index])
+                except GenerationError as error:
+                    errors[index] = error
+    return result
 
 
-def penalised(logits: Tensor, rows: Sequence[RowSampler]) -> Tensor:
-    """Applies each row's repetition penalty. `[B, V]` -> `[B, V]`, the same tensor when no row has one."""
-    if all(row.seen is None for row in rows):
-        return logits
-    none = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-    seen = torch.stack([none if row.seen is None else row.seen for row in rows])
-    penalty = logits.new_tensor([row.params.repetition_penalty for row in rows])[:, None]
-    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
-
-
-def _ban(scores: Tensor, rows: Sequence[RowSampler]) -> Tensor:
-    banning = [index for index, row in enumerate(rows) if row.banned and row.drawn < row.params.min_new_tokens]
-    if not banning:
-        return scores
-    scores = scores.clone()
-    for index in banning:
-        scores[index, rows[index].banned] = -torch.inf
-    return scores
-
-
-def filtered(scores: Tensor, params: Sequence[SamplingParams]) -> Tensor:
-    """Applies each row's temperature (above 0), top-k, top-p and min-p.
+def probabilities(logits: Tensor, rows: Sequence[RowSampler]) -> tuple[Tensor, dict[int, GenerationError]]:
+    """The distribution that each row's next token is drawn from, after all penalties and filters.
 
     Returns:
-        `[B, V]`: scores over temperature, -inf where a token may not be drawn.
+        `[B, V]`, float32, one-hot for greedy and forced rows; and errors as in `Sampled`.
     """
-    scores = scores / scores.new_tensor([p.temperature for p in params])[:, None]
-    threshold = scores.new_full((len(params), 1), -torch.inf)
-    if any(p.min_p > 0 for p in params):
-        # A token's likelihood relative to the first is exp(score - best): no sum over the row is needed.
-        min_p = scores.new_tensor([p.min_p for p in params])[:, None]
-        threshold = scores.amax(-1, keepdim=True) + min_p.log()
-    if any(p.top_k > 0 or p.top_p < 1 for p in params):
-        threshold = threshold.maximum(_rank_threshold(scores, params))
-    return scores.masked_fill(scores < threshold, -torch.inf)
+    scores, errors = edited(logits, rows)
+    certain = scores.argmax(-1)
+    drawing = []
+    for index, row in enumerate(rows):
+        if (id := row.forced) is not None:
+            certain[index] = id
+        elif not row.greedy:
+            drawing.append(index)
+    result = torch.nn.functional.one_hot(certain, logits.shape[1]).to(logits.dtype)
+    if drawing:
+        chosen = torch.tensor(drawing, device=logits.device)
+        mass = weights(scores[chosen], [rows[index].params for index in drawing])
+        result[chosen] = (mass / total(mass)[:, None]).to(logits.dtype)
+    return result, errors
 
 
-def _rank_threshold(scores: Tensor, params: Sequence[SamplingParams], whole: bool = False) -> Tensor:
-    """The smallest score that top-k and top-p keep, `[B, 1]`; `whole` sorts rows to the end."""
-    vocab_size = scores.shape[1]
-    depth = max((p.top_k or NUCLEUS_CANDIDATES) for p in params if p.top_k or p.top_p < 1)
-    depth = vocab_size if whole else min(depth, vocab_size)
-    # In float64, so that how deep the neighbours' filters go cannot show in a sum's last digit.
-    ranked = scores.topk(depth, dim=-1).values.double()
-    top_k = torch.tensor([min(p.top_k or vocab_size, vocab_size) for p in params], device=scores.device)[:, None]
-    top_p = scores.new_tensor([p.top_p for p in params], dtype=torch.float64)[:, None]
-    within_k = torch.arange(depth, device=scores.device) < top_k
-    # Top-p is a share of what top-k has left: of the whole row only where there is no top-k.
-    norm = ranked.masked_fill(~within_k, -torch.inf).logsumexp(-1, keepdim=True)
-    if any(p.top_p < 1 and not p.top_k for p in params):
-        best = scores.amax(-1, keepdim=True)
-        whole_row = best.double() + (scores - best).exp().sum(-1, keepdim=True, dtype=torch.float64).log()
-        norm = torch.where(top_k < vocab_size, norm, whole_row)
-    mass = (ranked - norm).exp().cumsum(-1)
-    if depth < vocab_size:
-        undecided = (top_k == vocab_size) & (top_p < 1) & (mass[:, -1:] < top_p)
-        if undecided.any():
-            return _rank_threshold(scores, params, whole=True)
-    before = torch.cat((torch.zeros_like(mass[:, :1]), mass[:, :-1]), dim=-1)
-    kept = within_k & (before < top_p)
-    last = ranked.gather(1, kept.sum(-1, keepdim=True) - 1).to(scores.dtype)
-    off = (top_k == vocab_size) & (top_p >= 1)
-    return last.masked_fill(off, -torch.inf)
+def edited(logits: Tensor, rows: Sequence[RowSampler]) -> tuple[Tensor, dict[int, GenerationError]]:
+    """Penalties, bias, grammar and bans. `[B, V]` -> `[B, V]`, the same tensor when no row has any; and the errors of
+    rows whose grammar failed."""
+    errors: dict[int, GenerationError] = {}
+    editing = [(index, row) for index, row in enumerate(rows) if row.edits]
+    if not editing:
+        return logits, errors
+    scores = logits.clone(memory_format=torch.contiguous_format)
+    penalise_(scores, [(index, row.seen) for index, row in editing if row.seen is not None])
+    bias_(scores, [(index, *row.bias) for index, row in editing if row.bias is not None])
+    masked, masks, banned = [], [], []
+    for index, row in editing:
+        if row.forced is not None:
+            continue
+        if not row.constrained:
+            banned.append((index, row.banned()))
+            continue
+        try:
+            masks.append(row.allowed(logits.shape[1]))
+            masked.append(index)
+        except GenerationError as error:
+            errors[index] = error
+    ban_(scores, banned)
+    if masked:
+        places = torch.tensor(masked, device=scores.device)
+        allowed = torch.from_numpy(np.stack(masks)).to(scores.device)
+        scores[places] = torch.where(allowed, scores[places], -torch.inf)
+    return scores, errors
 
 
-def _draw(scores: Tensor, uniforms: Tensor) -> Tensor:
-    """Draws by the inverse of the cumulative distribution in vocabulary order. `[B, V]`, `[B]` in [0, 1) -> `[B]`."""
-    # Summed in float64: in float32 the sum of 100,000 probabilities is off by more than the rarest of them.
-    cumulative = (scores - scores.amax(-1, keepdim=True)).exp().cumsum(-1, dtype=torch.float64)
-    total = cumulative[:, -1]
-    target = (uniforms * total).minimum(torch.nextafter(total, torch.zeros_like(total)))
-    # Clamped for rows that hold a NaN, which nothing is right of: the token's logprob is NaN then and tells of it.
-    return torch.searchsorted(cumulative, target[:, None], right=True).squeeze(1).clamp_(max=scores.shape[1] - 1)
+def _top(logprobs: Tensor, wanted: Sequence[int]) -> dict[int, tuple[list[int], list[float]]]:
+    """The most likely tokens of rows that want some."""
+    found: dict[int, tuple[list[int], list[float]]] = {}
+    for few in (True, False):  # so that no row's ties are broken by a sort that another row's number has chosen
+        asking = [index for index, count in enumerate(wanted) if count and (count <= TOP_LOGPROBS) == few]
+        if not asking:
+            continue
+        depth = min(TOP_LOGPROBS if few else logprobs.shape[1], logprobs.shape[1])
+        values, ids = logprobs[torch.tensor(asking, device=logprobs.device)].topk(depth, dim=-1)
+        for index, row_ids, row_values in zip(asking, ids.tolist(), values.tolist(), strict=True):
+            found[index] = row_ids[: wanted[index]], row_values[: wanted[index]]
+    return found

@@ -15,6 +15,18 @@ class PieceDecoder(Protocol):
     def flush(self) -> str: ...
 
 
+class AnswerReader(Protocol):
+    """Follows an answer token by token and decides what of it may be shown (`AnswerText` is the plain one)."""
+
+    text: str
+    stopped: bool
+    stopped_by: str | None
+
+    def push(self, id: int, may_stop: bool = True) -> str: ...
+
+    def finish(self) -> str: ...
+
+
 class AnswerText:
     """The text of one answer.
 
@@ -24,6 +36,7 @@ class AnswerText:
     Attributes:
         text: All that was given out so far.
         stopped: Whether a stop text was found; the text ends before it.
+        stopped_by: Which it was.
 
     Args:
         decoder: Fresh, for this answer alone.
@@ -33,6 +46,7 @@ class AnswerText:
     def __init__(self, decoder: PieceDecoder, stop: Iterable[str] = ()) -> None:
         self.text = ""
         self.stopped = False
+        self.stopped_by: str | None = None
         self._decoder = decoder
         self._stop = tuple(stop)
         self._held = ""
@@ -58,8 +72,8 @@ class AnswerText:
         # text was cut into tokens.
         found = [(begin + len(stop), begin) for stop in self._stop if (begin := self._held.find(stop)) >= 0]
         if found and may_stop:
-            keep = min(found)[1]
-            self.stopped = True
+            end, keep = min(found)
+            self.stopped, self.stopped_by = True, self._held[keep:end]
         else:
             keep = len(self._held) - (0 if final else self._undecided())
             keep = max([keep, *(end for end, _ in found)])

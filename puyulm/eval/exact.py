@@ -17,11 +17,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from puyulm.engine.generate import generate
+from puyulm.engine.config import EngineConfig
+from puyulm.engine.engine import Engine
 from puyulm.engine.params import SamplingParams
 from puyulm.errors import DataError
 from puyulm.model.decoder import Decoder
-from puyulm.progress import Progress
 from puyulm.text.chat import ChatFormat, Message, render
 from puyulm.text.tokenizer import Tokenizer
 
@@ -154,11 +154,8 @@ def evaluate(
         prompts = [chat_prompt(item, tokenizer, chat_format) for item in items]
         stop_ids = tuple(sorted(chat_format.stop_ids(tokenizer)))
         stops = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
-    with Progress("answering", total=len(items), unit="item") as progress:
-        completions = generate(
-            model, prompts, stops, tokenizer=tokenizer, batch_size=batch_size,
-            on_finish=lambda index, completion: progress.advance(),
-        )  # fmt: skip
+    engine = Engine(model, tokenizer, EngineConfig(max_running=batch_size))
+    completions = engine.generate(prompts, stops, progress="answering")
     samples = []
     for item, completion in zip(items, completions, strict=True):
         output = completion.text or ""

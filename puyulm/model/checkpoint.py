@@ -16,6 +16,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,13 +53,18 @@ def load_config(path: Path) -> ModelConfig:
         from puyulm.model.gguf import gguf_config
 
         return gguf_config(path)
-    file, raw = path / "config.json", _read_config(path)
+    file, raw = path / "config.json", read_config(path)
     if raw.get("model_type") == "internlm" and "model.tok_embeddings.weight" in tensor_names(path):
         raw["model_type"] = "internlm2"  # InternLM2's first week of release still called itself "internlm"
     return config_from_json(raw, str(file))
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a checkpoint folder as it stands.
+
+    Raises:
+        ConfigError, CheckpointError: It is missing or damaged.
+    """
     file = folder / "config.json"
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
@@ -71,6 +77,27 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ConfigError(f"{file}: must be a JSON object, not a {type(raw).__name__}")
     return raw
+
+
+def quantization_config(path: Path) -> dict[str, Any] | None:
+    """What a checkpoint folder says of its quantisation; None for a float one, and for a GGUF file, which is
+    dequantised while it loads.
+
+    Raises:
+        ConfigError, CheckpointError: `config.json` is missing or damaged.
+    """
+    given = None if path.suffix == ".gguf" else read_config(path).get("quantization_config")
+    if given is not None and not isinstance(given, dict):
+        raise ConfigError(f"{path / 'config.json'}: quantization_config must be a JSON object, not {given!r}")
+    return given
+
+
+def refuse_quantized(path: Path) -> None:
+    """Raises a CheckpointError where a folder's weights are quantised."""
+    given = quantization_config(path)
+    if given is not None:
+        method = given.get("method", given.get("quant_method"))
+        raise CheckpointError(f"{path}: its weights are quantised ({method}); this needs the model it was made from")
 
 
 def default_dtype(config: ModelConfig, device: torch.device | str) -> torch.dtype:
@@ -98,6 +125,7 @@ def load_model(path: Path, dtype: torch.dtype | None = None, device: torch.devic
         from puyulm.model.gguf import load_gguf_model
 
         return load_gguf_model(path, dtype, device)
+    refuse_quantized(path)
     config = load_config(path)
     decoder = empty_decoder(config, dtype or default_dtype(config, device), device)
     fill_decoder(decoder, path)
@@ -297,37 +325,64 @@ def write_model(
         CheckpointError: The folder exists and `overwrite` is off, or it cannot be written.
         ConfigError: The layout cannot express the model.
     """
+    raw = updated_config(config, layout, source)
+    with new_checkpoint(folder, overwrite=overwrite) as partial:
+        files = layout_of(config) if layout == "own" else "llama"
+        write_weights(config, parameters, partial, files, stored_dtype(config), max_shard_bytes)
+        write_companions(partial, raw, source, code=layout == "own")
+        if write_extra is not None:
+            write_extra(partial)
+
+
+def updated_config(config: ModelConfig, layout: Literal["own", "llama"], source: Path | None) -> dict[str, Any]:
+    """The `config.json` of a model; in the family's own layout with the keys of the source's that are not ours.
+
+    Raises:
+        ConfigError: The layout cannot express the model.
+    """
+    raw = config_to_json(config, layout)
+    if source is not None and layout == "own" and (source / "config.json").is_file():
+        published = read_config(source)
+        if published.get("model_type") == config.family:
+            return merge_config(published, raw)
+    return raw
+
+
+@contextmanager
+def new_checkpoint(folder: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A new folder to write a checkpoint into, which takes the place of `folder` when it is complete; after an error
+    or an interruption `folder` is as it was, and the new one gone.
+
+    Raises:
+        CheckpointError: The folder exists and `overwrite` is off, or it cannot be written.
+    """
     folder = Path(os.path.abspath(folder))
     if folder == Path.cwd():  # its replacement would leave the caller in a removed folder
         raise CheckpointError(f"{folder}: is the current folder, which cannot be replaced; name another")
     if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder}: already exists; choose another folder, or overwrite it (--overwrite)")
-    raw = config_to_json(config, layout)
-    if source is not None and layout == "own" and (source / "config.json").is_file():
-        published = _read_config(source)
-        if published.get("model_type") == config.family:
-            raw = merge_config(published, raw)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
         _remove_leftovers(folder)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        files = layout_of(config) if layout == "own" else "llama"
-        write_weights(config, parameters, partial, files, stored_dtype(config), max_shard_bytes)
-        write_json(partial / "config.json", raw)
-        write_json(partial / "generation_config.json", {k: raw[k] for k in raw if k.endswith("_token_id")})
-        if source is not None:
-            code = [file.name for file in sorted(source.glob("*.py"))] if layout == "own" else []
-            for name in (*AUXILIARY_FILES, *code):
-                if (source / name).is_file():
-                    shutil.copyfile(source / name, partial / name)
-        if write_extra is not None:
-            write_extra(partial)
+        yield partial
         replace_folder(partial, folder)
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_companions(folder: Path, raw: Mapping[str, Any], source: Path | None, *, code: bool) -> None:
+    """Writes what stands beside the weights: `config.json`, `generation_config.json`, and files taken from `source`:
+    the tokenizer's, its own generation settings, and with `code` its `*.py`."""
+    write_json(folder / "config.json", raw)
+    write_json(folder / "generation_config.json", {k: raw[k] for k in raw if k.endswith("_token_id")})
+    if source is not None:
+        for name in (*AUXILIARY_FILES, *(file.name for file in sorted(source.glob("*.py")) if code)):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -136,7 +136,7 @@ def load_gguf_model(path: Path, dtype: torch.dtype | None = None, device: torch.
 
     reader = open_gguf(path)
     config = _config(reader, path)
-    slots = {_gguf_name(name): slot for name, slot in published_tensors(config, "llama").items()}
+    slots = {gguf_name(name): slot for name, slot in published_tensors(config, "llama").items()}
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     _require(tensors, slots, path)
     decoder = empty_decoder(config, dtype or default_dtype(config, device), device)
@@ -144,7 +144,7 @@ def load_gguf_model(path: Path, dtype: torch.dtype | None = None, device: torch.
     total = sum(tensor.n_bytes for tensor in tensors.values())
     with torch.no_grad(), Progress(f"loading {path.name}", total=total, unit="B") as progress:
         for name, slot in slots.items():
-            _store(tensors[name], slot, parameters[slot.parameter], _interleaved_heads(name, config))
+            _store(tensors[name], slot, parameters[slot.parameter], interleaved_heads(name, config))
             progress.advance(tensors[name].n_bytes)
     return decoder.eval()
 
@@ -254,7 +254,7 @@ def _stored_dtype(tensors: Iterable[ReaderTensor]) -> DType:
     return cast(DType, names.get(kinds.most_common(1)[0][0], "bfloat16"))
 
 
-def _gguf_name(published: str) -> str:
+def gguf_name(published: str) -> str:
     """model.layers.3.self_attn.q_proj.weight -> blk.3.attn_q.weight"""
     stem, _, suffix = published.rpartition(".")
     if stem in _TOP_NAMES:
@@ -279,7 +279,7 @@ def _require(tensors: dict[str, ReaderTensor], slots: dict[str, Slot], path: Pat
             raise CheckpointError(f"{path}: {name} has the unsupported type {tensor.tensor_type.name}") from None
 
 
-def _interleaved_heads(name: str, config: ModelConfig) -> int:
+def interleaved_heads(name: str, config: ModelConfig) -> int:
     """Heads of a tensor whose rows llama.cpp interleaves; 0 for others."""
     return {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}.get(name.split(".")[-2], 0)
 

@@ -22,7 +22,10 @@ from puyulm.model.config import ModelConfig
 from puyulm.model.layouts import Layout, Slot, published_tensors
 from puyulm.progress import Progress
 
-_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_NAMES = {
+    torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int8: "I8", torch.uint8: "U8",
+    torch.float8_e4m3fn: "F8_E4M3",
+}  # fmt: skip
 
 
 def write_weights(
@@ -69,22 +72,27 @@ def by_parameter(config: ModelConfig, layout: Layout) -> dict[str, dict[str, Slo
 
 
 def write_tensors(
-    file: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, tensors: Iterable[tuple[str, Tensor]]
+    file: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype | Mapping[str, torch.dtype],
+    tensors: Iterable[tuple[str, Tensor]],
 ) -> None:
     """Writes one safetensors file and flushes it to disk.
 
     Args:
         shapes: Of all tensors, in the order they are stored.
+        dtype: Of all tensors, or of each.
         tensors: The same, in the same order; converted to `dtype`.
 
     Raises:
         OSError: The file cannot be written.
     """
+    dtypes = dict.fromkeys(shapes, dtype) if isinstance(dtype, torch.dtype) else dtype
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
-        begin, end = end, end + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+        begin, end = end, end + math.prod(shape) * dtypes[name].itemsize
+        header[name] = {"dtype": _NAMES[dtypes[name]], "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # values begin at a multiple of eight bytes, for readers that map the file
     with file.open("wb", buffering=0) as stream:
@@ -92,7 +100,7 @@ def write_tensors(
         for (expected, shape), (name, tensor) in zip(shapes.items(), tensors, strict=True):
             if (name, tuple(tensor.shape)) != (expected, shape):
                 raise ValueError(f"{name} {list(tensor.shape)} was given where {expected} {list(shape)} belongs")
-            values = tensor.to("cpu", dtype).contiguous().view(-1).view(torch.uint8).numpy()
+            values = tensor.to("cpu", dtypes[name]).contiguous().view(-1).view(torch.uint8).numpy()
             _write(stream, memoryview(values))  # type: ignore[arg-type]
         os.fsync(stream.fileno())
 

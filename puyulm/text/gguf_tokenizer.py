@@ -23,17 +23,23 @@ _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Name of a pre-tokenizer -> expressions, each cutting up what the one before has left
-_PRE_TOKENIZERS = {
+# Name of a pre-tokenizer -> expressions, each cutting up what the one before has left. "llama-bpe" also takes a word
+# that is a piece as it stands, whatever its merges say.
+PRE_TOKENIZERS = {
     "default": [r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],
     "gpt-2": [_GPT2],
     "smollm": [r"\p{N}", _GPT2],
     "starcoder": [r"\p{N}", _GPT2],
     "llama-bpe": [_LLAMA3],
+    "smaug-bpe": [_LLAMA3],
     "qwen2": [_LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")],
 }
 
-_CONTROL, _USER_DEFINED = 3, 4  # of tokenizer.ggml.token_type, whose numbers are SentencePiece's
+CONTROL, USER_DEFINED, UNUSED = 3, 4, 5  # of tokenizer.ggml.token_type, whose numbers are SentencePiece's
+
+# Stands for the piece "\0", which no C string can hold. llama.cpp reads the number of a byte piece from its place in
+# the name; no text reaches a name with a space in it.
+NUL_PIECE = "<0x00> NUL"
 
 
 def read_gguf(path: Path) -> tuple[dict[str, bytes], TokenizerSettings]:
@@ -69,8 +75,8 @@ def _settings(metadata: Mapping[str, Any], add_bos: bool) -> TokenizerSettings:
         tokens[i] if (i := metadata.get(f"tokenizer.ggml.{role}_token_id", -1)) in range(len(tokens)) else None
         for role in ("bos", "eos", "padding", "unknown")
     )
-    added = {i: AddedToken(tokens[i], kind == _CONTROL) for i, kind in enumerate(types)
-             if kind in (_CONTROL, _USER_DEFINED)}  # fmt: skip
+    added = {i: AddedToken(tokens[i], kind == CONTROL) for i, kind in enumerate(types)
+             if kind in (CONTROL, USER_DEFINED)}  # fmt: skip
     return TokenizerSettings(
         bos_token=bos, eos_token=eos, pad_token=pad, unk_token=unk,
         add_bos=metadata.get("tokenizer.ggml.add_bos_token", add_bos),
@@ -81,14 +87,14 @@ def _settings(metadata: Mapping[str, Any], add_bos: bool) -> TokenizerSettings:
 
 def _byte_level(metadata: Mapping[str, Any], settings: TokenizerSettings, path: Path) -> dict[str, Any]:
     name = metadata.get("tokenizer.ggml.pre", "default")
-    if name not in _PRE_TOKENIZERS:
-        known = ", ".join(_PRE_TOKENIZERS)
+    if name not in PRE_TOKENIZERS:
+        known = ", ".join(PRE_TOKENIZERS)
         raise TokenizerError(
             f"{path}: its pre-tokenizer {name!r} is not known (known: {known}); use the original files"
         )
     vocab = {token: i for i, token in enumerate(metadata["tokenizer.ggml.tokens"])}
     document = byte_level_json(
-        vocab, metadata.get("tokenizer.ggml.merges", []), _PRE_TOKENIZERS[name], settings.added,
+        vocab, metadata.get("tokenizer.ggml.merges", []), PRE_TOKENIZERS[name], settings.added,
         ignore_merges=name == "llama-bpe",
     )  # fmt: skip
     bos = settings.bos_token if settings.add_bos else None
@@ -101,6 +107,9 @@ def _model(metadata: Mapping[str, Any]) -> ModelProto:
     types = metadata.get("tokenizer.ggml.token_type") or list(map(_guess_type, tokens))
     if metadata["architecture"] == "internlm2" and tokens[354:355] == ["🐉"]:
         tokens[354] = "\0"  # llama.cpp cannot hold this piece and puts an emoji in its place
+    if NUL_PIECE in tokens:
+        index = tokens.index(NUL_PIECE)
+        tokens[index], types = "\0", [*types[:index], Piece.NORMAL, *types[index + 1 :]]
     proto = ModelProto()
     for token, score, kind in zip(tokens, scores, types, strict=True):
         proto.pieces.add(piece=token, score=score, type=kind)
@@ -120,5 +129,5 @@ def _model(metadata: Mapping[str, Any]) -> ModelProto:
 
 def _guess_type(token: str) -> int:
     if token in ("<s>", "</s>"):
-        return _CONTROL
+        return CONTROL
     return Piece.UNKNOWN if token == "<unk>" else Piece.NORMAL if byte_value(token) is None else Piece.BYTE

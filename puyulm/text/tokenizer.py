@@ -170,6 +170,11 @@ class Tokenizer:
         files.setdefault("tokenizer_config.json", _dump(_config_json(self._settings, self._vocabulary), indent=2))
         write_files(folder, files)
 
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """Content of the files that it was loaded from, by name."""
+        return self._files
+
     def _needs_code(self) -> bool:
         config = json.loads(self._files.get("tokenizer_config.json", b"{}"))
         return "tokenizer.json" not in self._files or "auto_map" in config

@@ -13,7 +13,7 @@ from puyulm.align.conversations import ConversationBatches, Sample, load_samples
 from puyulm.align.sft import SFTRecipe, sft
 from puyulm.cli import main
 from puyulm.data.packing import IGNORE, PackedBatch
-from puyulm.engine.load import load_engine
+from puyulm.engine.load import load_chat_model
 from puyulm.errors import DataError, RecipeError, TrainError
 from puyulm.eval.exact import ExactItem, evaluate
 from puyulm.model.checkpoint import load_config, save_model
@@ -187,7 +187,7 @@ def test_a_whole_run_learns_its_answers(tmp_path: Path, base: Path, capsys: pyte
     assert [row["step"] for row in read_json_lines(tmp_path / "out" / "validation.jsonl")] == [20, 40]
     items = [ExactItem(question, answer) for question, answer in PAIRS.items()]
     for path, expected in ((base, 0), (tmp_path / "out" / "model", len(PAIRS))):
-        engine = load_engine(str(path), device="cpu")
+        engine = load_chat_model(str(path), device="cpu")
         report = evaluate(engine.model, engine.tokenizer, items, engine.chat_format, max_new_tokens=16)
         assert report.total.correct == expected, report.samples
     assert engine.tokenizer.token_to_id("<|im_end|>") in load_config(path).eos_token_ids

@@ -10,7 +10,7 @@ import pytest
 
 from puyulm.cli import main
 from puyulm.demo.report import Curve, chart
-from puyulm.engine.load import load_engine
+from puyulm.engine.load import load_chat_model
 from puyulm.train import trainer
 
 PRETRAIN = """
@@ -77,7 +77,7 @@ def test_from_text_to_a_model_that_answers_and_not_twice(recipe: Path, capsys: p
     first = capsys.readouterr().out
     out = recipe.parent / "out"
     assert f"puyu chat {out / 'sft' / 'model'}" in first
-    engine = load_engine(str(out / "sft" / "model"))
+    engine = load_chat_model(str(out / "sft" / "model"))
     assert engine.chat_format.name != "base"
     assert {file.name for file in (out / "sft" / "model").iterdir()} >= {
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json",

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from puyulm.engine import generate as generate_module
-from puyulm.engine.cache import CachedAttention, KVCache, Span
+from puyulm.engine.config import EngineConfig
 from puyulm.engine.context import context_length, fit_to_context, ntk_length
-from puyulm.engine.generate import Batch, Completion, Session, events, generate, stream
+from puyulm.engine.engine import Engine
 from puyulm.engine.params import SamplingParams
+from puyulm.engine.request import Completion
 from puyulm.errors import GenerationError
 from puyulm.model.attention import PackedAttention
 from puyulm.model.config import RopeConfig
@@ -42,6 +42,21 @@ def decoder_of(name: str) -> Decoder:
 
 def prompt_of(length: int, seed: int = 0) -> list[int]:
     return torch.randint(3, 128, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def engine_of(decoder: Decoder, **sizes: int) -> Engine:
+    return Engine(decoder, config=EngineConfig(**{"memory": 1 << 22, **sizes}))
+
+
+def generate(
+    decoder: Decoder, prompts: list[list[int]], params: SamplingParams | list[SamplingParams] | None = None, **sizes: int
+) -> list[Completion]:
+    """By an engine of its own, whose books must agree afterwards."""
+    engine = engine_of(decoder, **sizes)
+    done = engine.generate(prompts, params)
+    engine.scheduler.check()
+    assert engine.idle and engine.scheduler.pool.held == 0
+    return done
 
 
 @torch.no_grad()
@@ -81,19 +96,10 @@ def test_a_batch_equals_its_prompts_alone(name: str) -> None:
     ]
     alone = [generate(decoder, [prompt], one)[0] for prompt, one in zip(prompts, params, strict=True)]
     for batch_size in (2, 6):  # in turns, and all at once
-        together = generate(decoder, prompts, params, batch_size=batch_size)
+        together = generate(decoder, prompts, params, max_running=batch_size)
         for one, other in zip(alone, together, strict=True):
             assert one.ids == other.ids
             torch.testing.assert_close(torch.tensor(one.logprobs), torch.tensor(other.logprobs), atol=1e-4, rtol=0)
-
-
-def test_a_sequence_may_end_and_another_move_after_the_cache_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder, prompts = decoder_of("v2"), [prompt_of(5, 1), prompt_of(7, 2)]
-    params = [SamplingParams(temperature=0, max_new_tokens=count, ignore_eos=True) for count in (30, 40)]
-    alone = [generate(decoder, [prompt], one)[0] for prompt, one in zip(prompts, params, strict=True)]
-    monkeypatch.setattr(generate_module, "FIRST_CAPACITY", 4)
-    together = generate(decoder, prompts, params)
-    assert [done.ids for done in together] == [done.ids for done in alone]
 
 
 @pytest.mark.parametrize("name", ["v2", "v3 dynamic"])
@@ -102,112 +108,167 @@ def test_prefill_in_pieces_equals_prefill_at_once(name: str, prefill_tokens: int
     decoder = decoder_of(name)
     prompts = [prompt_of(length, seed=length) for length in (30, 4, 11)]
     whole = generate(decoder, prompts, GREEDY)
-    pieces = generate(decoder, prompts, GREEDY, prefill_tokens=prefill_tokens)
+    pieces = generate(decoder, prompts, GREEDY, step_tokens=prefill_tokens, max_running=min(prefill_tokens, 3))
     for one, other in zip(whole, pieces, strict=True):
         assert one.ids == other.ids
         torch.testing.assert_close(torch.tensor(one.logprobs), torch.tensor(other.logprobs), atol=1e-4, rtol=0)
 
 
-@torch.no_grad()
-def test_one_forward_may_mix_beginnings_continuations_and_single_tokens(decoder: Decoder) -> None:
-    tokens = {0: prompt_of(9, 1), 1: prompt_of(6, 2), 2: prompt_of(40, 3)}
-    cache = KVCache(decoder.config, 3, 40, torch.float32, torch.device("cpu"))
-
-    def forward(*spans: tuple[int, int, int]) -> Tensor:
-        attention = CachedAttention(cache, [Span(slot, start, stop - start, 64) for slot, start, stop in spans])
-        ids = [id for slot, start, stop in spans for id in tokens[slot][start:stop]]
-        return decoder.logits(decoder(torch.tensor(ids), attention.positions, attention))
-
-    first = forward((2, 0, 20), (0, 0, 8))
-    second = forward((0, 8, 9), (2, 20, 37), (1, 0, 6))
-    third = forward((2, 37, 38), (0, 8, 9))  # single tokens, but not one for each slot from the first
-    expected = {slot: full_logits(decoder, ids, 64) for slot, ids in tokens.items()}
-    torch.testing.assert_close(first, torch.cat((expected[2][:20], expected[0][:8])), atol=1e-4, rtol=0)
-    parts = torch.cat((expected[0][8:9], expected[2][20:37], expected[1]))
-    torch.testing.assert_close(second, parts, atol=1e-4, rtol=0)
-    torch.testing.assert_close(third, torch.stack((expected[2][37], expected[0][8])), atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("lengths", [(20, 17, 30), (200, 3, 5, 1)], ids=["alike", "one much longer"])
-@torch.no_grad()
-def test_decoding_sequences_of_different_lengths_at_once(decoder: Decoder, lengths: tuple[int, ...]) -> None:
-    prompts = [prompt_of(length, seed=length) for length in lengths]
-    cache = KVCache(decoder.config, len(lengths), 8, torch.float32, torch.device("cpu"))
-    cache.reserve(max(lengths))
-    spans = [Span(slot, 0, length - 1, 300) for slot, length in enumerate(lengths) if length > 1]
-    attention = CachedAttention(cache, spans)
-    ids = [id for span in spans for id in prompts[span.slot][:-1]]
-    decoder(torch.tensor(ids), attention.positions, attention)
-    attention = CachedAttention(cache, [Span(slot, length - 1, 1, 300) for slot, length in enumerate(lengths)])
-    last = torch.tensor([prompt[-1] for prompt in prompts])
-    logits = decoder.logits(decoder(last, attention.positions, attention))
-    for row, prompt in zip(logits, prompts, strict=True):
-        torch.testing.assert_close(row, full_logits(decoder, prompt, 300)[-1], atol=1e-4, rtol=0)
-
-
-def test_the_cache_grows_by_doubling_and_keeps_what_it_holds() -> None:
-    cache = KVCache(tiny_config(), 2, 10, torch.float32, torch.device("cpu"))
-    cache.keys[1][:, :, :10] = marks = torch.randn(2, 2, 10, 16)
-    capacities = []
-    for length in range(1, 200):
-        cache.reserve(length)
-        assert cache.capacity >= length
-        capacities.append(cache.capacity)
-    assert sorted(set(capacities)) == [16, 32, 64, 128, 256]
-    assert torch.equal(cache.keys[1][:, :, :10], marks) and not cache.keys[1][:, :, 10:].any()
-
-
-def test_generation_beyond_the_first_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate_module, "FIRST_CAPACITY", 4)
-    decoder, prompts = decoder_of("v2"), [prompt_of(5), prompt_of(3)]
-    params = GREEDY.evolve(max_new_tokens=60)
-    for prompt, done in zip(prompts, generate(decoder, prompts, params), strict=True):
-        check_against_full_forwards(decoder, prompt, done, 65)
-
-
-class TestSession:
+class TestPrefixCache:
     def test_the_next_turn_runs_only_what_is_new(self, decoder: Decoder) -> None:
-        session, ran = Session(decoder), []
+        engine, ran = engine_of(decoder), []
         original = decoder.forward
         decoder.forward = lambda tokens, *rest: (ran.append(len(tokens)), original(tokens, *rest))[1]  # type: ignore
-        first = prompt_of(10)
-        (answer,) = generate(decoder, [first], GREEDY.evolve(max_new_tokens=5), session=session)
-        assert ran == [10, 1, 1, 1, 1]
+        first = prompt_of(30)
+        (answer,) = engine.generate([first], GREEDY.evolve(max_new_tokens=5))
+        assert ran == [30, 1, 1, 1, 1] and answer.cached_tokens == 0
         ran.clear()
         second = first + answer.ids + prompt_of(7, 2)
-        (again,) = generate(decoder, [second], GREEDY, session=session)
-        assert ran[0] == 8  # the last token of the answer was never run
+        (again,) = engine.generate([second], GREEDY)
+        assert ran[0] == 42 - 32 and again.cached_tokens == 32  # whole blocks, also of the answer
         assert again.ids == generate(decoder, [second], GREEDY)[0].ids
         ran.clear()
-        edited = [*second[:6], 3, *second[7:]]  # an earlier message was changed
-        (other,) = generate(decoder, [edited], GREEDY, session=session)
-        assert ran[0] == len(edited) - 6
+        edited = [*second[:20], 3, *second[21:]]  # an earlier message was changed
+        (other,) = engine.generate([edited], GREEDY)
+        assert ran[0] == len(edited) - 16
         assert other.ids == generate(decoder, [edited], GREEDY)[0].ids
 
     def test_the_same_prompt_again_still_runs_its_last_token(self, decoder: Decoder) -> None:
-        session, prompt = Session(decoder), prompt_of(10)
-        first, second = (generate(decoder, [prompt], GREEDY, session=session)[0] for _ in range(2))
-        assert first.ids == second.ids
+        engine, prompt = engine_of(decoder), prompt_of(32)
+        first, second = (engine.generate([prompt], GREEDY)[0] for _ in range(2))
+        assert first.ids == second.ids and second.cached_tokens == 16
 
     def test_an_answer_left_early_can_be_gone_on_from(self, decoder: Decoder) -> None:
-        session, prompt = Session(decoder), prompt_of(10)
-        answer = []
-        for event in events(decoder, prompt, GREEDY, session=session):
-            answer.append(event.token)
-            if len(answer) == 4:
-                break
-        assert session.ids == prompt + answer[:3]
-        (rest,) = generate(decoder, [prompt + answer], GREEDY, session=session)
+        engine, prompt = engine_of(decoder), prompt_of(30)
+        stream = engine.stream(prompt, GREEDY)
+        answer = [next(stream).token for _ in range(4)]
+        stream.close()
+        assert engine.idle and engine.scheduler.pool.held == 0
+        (rest,) = engine.generate([prompt + answer], GREEDY)
+        assert rest.cached_tokens == 32
         assert answer + rest.ids[:16] == generate(decoder, [prompt], GREEDY)[0].ids
 
-    def test_another_rotary_base_starts_afresh(self) -> None:
-        decoder, session = decoder_of("v2 dynamic"), Session(decoder_of("v2 dynamic"))
-        prompt = prompt_of(8)
-        for turn, extra in enumerate((4, 6, 30)):  # within the positions, over them, further over
-            params = GREEDY.evolve(max_new_tokens=extra)
-            (done,) = generate(decoder, [prompt], params, session=session)
-            check_against_full_forwards(decoder, prompt, done, len(prompt) + extra)
-            prompt = prompt + done.ids + prompt_of(3, seed=turn)
+    def test_another_rotary_base_shares_nothing(self) -> None:
+        decoder = decoder_of("v2 dynamic")
+        engine, prompt = engine_of(decoder), prompt_of(40)
+        (first,) = engine.generate([prompt], GREEDY)
+        (other,) = engine.generate([prompt], GREEDY.evolve(max_new_tokens=30))
+        (same,) = engine.generate([prompt], GREEDY)
+        assert (other.cached_tokens, same.cached_tokens) == (0, 32) and same.ids == first.ids
+        check_against_full_forwards(decoder, prompt, other, 70)
+
+    def test_requests_that_come_together_compute_a_common_beginning_once(self, decoder: Decoder) -> None:
+        common = prompt_of(48)
+        prompts = [common + prompt_of(9, seed) for seed in range(5)]
+        engine = engine_of(decoder)
+        done = engine.generate(prompts, GREEDY)
+        assert sorted(one.cached_tokens for one in done) == [0, 48, 48, 48, 48]
+        assert [one.ids for one in done] == [generate(decoder, [prompt], GREEDY)[0].ids for prompt in prompts]
+
+    def test_changed_weights_find_nothing_of_the_old(self, decoder: Decoder) -> None:
+        engine, prompt = engine_of(decoder), prompt_of(40)
+        (before,) = engine.generate([prompt], GREEDY)
+        with torch.no_grad():
+            for parameter in decoder.parameters():
+                parameter.copy_(parameter.flip(0))
+        engine.weights_changed()
+        (after,) = engine.generate([prompt], GREEDY)
+        assert after.cached_tokens == 0 and after.ids != before.ids
+        assert after.ids == generate(decoder, [prompt], GREEDY)[0].ids
+
+    def test_weights_may_not_change_under_a_running_request(self, decoder: Decoder) -> None:
+        engine = engine_of(decoder)
+        stream = engine.stream(prompt_of(5), GREEDY)
+        next(stream)
+        with pytest.raises(GenerationError, match="1 requests are running"):
+            engine.weights_changed()
+
+
+class TestMemory:
+    def test_sequences_that_do_not_fit_together_take_turns(self, decoder: Decoder) -> None:
+        prompts = [prompt_of(length, seed=length) for length in (20, 33, 17, 40)]
+        params = [GREEDY.evolve(max_new_tokens=40), GREEDY.evolve(max_new_tokens=40, temperature=1, seed=5)] * 2
+        alone = [generate(decoder, [prompt], one)[0] for prompt, one in zip(prompts, params, strict=True)]
+        block = engine_of(decoder).config.memory // engine_of(decoder).scheduler.limits.num_blocks
+        engine = engine_of(decoder, memory=7 * block)
+        together = engine.generate(prompts, params)
+        assert engine.scheduler.preemptions > 0
+        assert [one.ids for one in together] == [one.ids for one in alone]
+        engine.scheduler.check()
+
+    def test_what_can_never_fit_is_refused_at_once(self, decoder: Decoder) -> None:
+        block = engine_of(decoder).config.memory // engine_of(decoder).scheduler.limits.num_blocks
+        engine = engine_of(decoder, memory=4 * block)
+        assert len(engine.generate([prompt_of(45)], GREEDY)[0].ids) == 20  # the last token needs no place
+        with pytest.raises(GenerationError, match="prompt of 46 tokens and an answer of up to 20 .* cache of 64 tokens"):
+            engine.generate([prompt_of(5), prompt_of(46)], GREEDY)
+        assert engine.idle
+        with pytest.raises(GenerationError, match="needs at least"):
+            engine_of(decoder, memory=block - 1)
+
+
+class TestReading:
+    def test_logprobs_are_those_of_a_full_forward(self, decoder: Decoder) -> None:
+        sequences = [prompt_of(length, seed=length) for length in (2, 40, 17, 100)]
+        engine = engine_of(decoder, step_tokens=24, max_running=3)
+        for start in (1, 2):
+            for tokens, found in zip(sequences, engine.logprobs(sequences, start), strict=True):
+                rows = full_logits(decoder, tokens, len(tokens)).log_softmax(-1)
+                expected = [rows[at - 1, tokens[at]].item() for at in range(start, len(tokens))]
+                assert found == pytest.approx(expected, abs=1e-5)
+
+    def test_logprobs_take_what_comes_before_from_the_cache(self, decoder: Decoder) -> None:
+        engine, common = engine_of(decoder), prompt_of(50)
+        choices = [common + prompt_of(4, seed) for seed in range(3)]
+        expected = engine_of(decoder).logprobs(choices, 50)
+        engine.logprobs([common])
+        assert engine.logprobs(choices, 50) == [pytest.approx(one, abs=1e-6) for one in expected]
+        assert engine.counters.cached_tokens == 3 * 48
+
+    def test_prompt_logprobs_come_with_an_answer_also_after_it_had_to_wait_again(self, decoder: Decoder) -> None:
+        prompts = [prompt_of(length, seed=length) for length in (20, 33, 17, 40)]
+        params = GREEDY.evolve(max_new_tokens=40, prompt_logprobs=3)
+        block = engine_of(decoder).config.memory // engine_of(decoder).scheduler.limits.num_blocks
+        engine = engine_of(decoder, memory=7 * block)
+        for prompt, done in zip(prompts, engine.generate(prompts, params), strict=True):
+            rows = full_logits(decoder, prompt, len(prompt)).log_softmax(-1)
+            assert done.prompt_logprobs == pytest.approx(
+                [rows[at - 1, prompt[at]].item() for at in range(1, len(prompt))], abs=1e-5
+            )
+            assert [one.ids for one in done.prompt_top] == rows[:-1].topk(3).indices.tolist()
+        assert engine.scheduler.preemptions > 0
+
+    def test_rewards_are_read_at_the_last_token(self) -> None:
+        decoder = tiny_decoder(head="reward")
+        sequences = [prompt_of(length, seed=length) for length in (3, 40, 17)]
+        found = engine_of(decoder, step_tokens=16, max_running=2).score(sequences)
+        with torch.no_grad():
+            attention = PackedAttention([3, 40, 17])
+            hidden = decoder(torch.tensor(sum(sequences, [])), attention.positions, attention)
+            expected = decoder.scores(hidden, attention.cu_seqlens).tolist()
+        assert found == pytest.approx(expected, abs=1e-5)
+        with pytest.raises(GenerationError, match="load a reward model"):
+            engine_of(tiny_decoder()).score(sequences)
+
+    def test_embeddings_have_length_one(self, decoder: Decoder) -> None:
+        sequences = [prompt_of(length, seed=length) for length in (3, 40)]
+        engine = engine_of(decoder, step_tokens=16, max_running=2)
+        with torch.no_grad():
+            attention = PackedAttention([3, 40])
+            first, second = decoder(torch.tensor(sum(sequences, [])), attention.positions, attention).split([3, 40])
+        for pooling, expected in (("last", (first[-1], second[-1])), ("mean", (first.mean(0), second.mean(0)))):
+            for vector, row in zip(engine.embed(sequences, pooling), expected, strict=True):
+                torch.testing.assert_close(vector, torch.nn.functional.normalize(row, dim=0), atol=1e-5, rtol=0)
+
+
+def test_several_answers_to_one_prompt_share_its_blocks(decoder: Decoder) -> None:
+    engine, prompt = engine_of(decoder), prompt_of(40)
+    params = SamplingParams(n=3, seed=7, max_new_tokens=12, ignore_eos=True)
+    done = engine.generate([prompt, prompt_of(4)], [params, GREEDY])
+    assert len(done) == 4 and [one.cached_tokens for one in done] == [0, 32, 32, 0]
+    for number, one in enumerate(done[:3]):
+        assert one.ids == generate(decoder, [prompt], params.evolve(n=1, seed=7 + number))[0].ids
+    assert len({tuple(one.ids) for one in done[:3]}) == 3
 
 
 class TestEnding:
@@ -243,16 +304,23 @@ class TestEnding:
     def test_callbacks_see_every_token_and_every_end(self, decoder: Decoder) -> None:
         prompts, seen, ended = [prompt_of(4), prompt_of(6)], [], {}
         params = [GREEDY.evolve(max_new_tokens=3), GREEDY.evolve(max_new_tokens=5)]
-        done = generate(decoder, prompts, params, on_token=seen.append, on_finish=ended.__setitem__)
+        done = engine_of(decoder).generate(prompts, params, on_token=seen.append, on_finish=ended.__setitem__)
         assert [[e.token for e in seen if e.index == index] for index in range(2)] == [one.ids for one in done]
         assert [e.index for e in seen if e.finish_reason] == [0, 1] and ended == dict(enumerate(done))
 
     def test_stream_gives_the_ids(self, decoder: Decoder, greedy_ids: list[int]) -> None:
-        assert list(stream(decoder, prompt_of(6), GREEDY)) == greedy_ids
+        assert [event.token for event in engine_of(decoder).stream(prompt_of(6), GREEDY)] == greedy_ids
+
+    def test_streams_may_be_read_in_turn(self, decoder: Decoder) -> None:
+        engine, prompts = engine_of(decoder), [prompt_of(6), prompt_of(9)]
+        streams = [engine.stream(prompt, GREEDY) for prompt in prompts]
+        pairs = list(zip(*streams, strict=True))
+        for number, prompt in enumerate(prompts):
+            assert [pair[number].token for pair in pairs] == generate(decoder, [prompt], GREEDY)[0].ids
 
 
 def test_generating_leaves_autograd_as_it_was(decoder: Decoder) -> None:
-    for _ in events(decoder, prompt_of(3), GREEDY):
+    for _ in engine_of(decoder).stream(prompt_of(3), GREEDY):
         assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
         break
 
@@ -268,7 +336,7 @@ def test_no_prompts_no_completions(decoder: Decoder) -> None:
         ([[5, 128]], {}, "prompt 0 holds the id 128, but the model has 128 tokens"),
         ([[5]], {"params": [SamplingParams()] * 2}, "1 prompts but 2 sampling parameters"),
         ([[5]], {"params": SamplingParams(stop=("x",))}, "need a tokenizer"),
-        ([[5]], {"batch_size": 0}, "batch_size (0)"),
+        ([[5]], {"max_running": 0}, "max_running must be a positive whole number, not 0"),
     ],
 )
 def test_impossible_requests_are_refused(
@@ -277,11 +345,6 @@ def test_impossible_requests_are_refused(
     with pytest.raises(GenerationError) as caught:
         generate(decoder, prompts, **options)
     assert message in str(caught.value)
-
-
-def test_a_session_holds_one_conversation(decoder: Decoder) -> None:
-    with pytest.raises(GenerationError, match="one conversation"):
-        Batch(decoder, [[5], [6]], None, session=Session(decoder))
 
 
 def test_a_reward_model_cannot_generate() -> None:

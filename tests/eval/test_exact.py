@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from puyulm.engine.generate import Completion
+from puyulm.engine.engine import Engine
+from puyulm.engine.request import Completion
 from puyulm.errors import DataError
 from puyulm.eval import exact
 from puyulm.eval.exact import (
@@ -76,12 +77,12 @@ def answer_with(texts: list[str], monkeypatch: pytest.MonkeyPatch, tokenizer: To
     """Replaces generation; returns the list that the prompts, as text, will be put into."""
     asked: list[str] = []
 
-    def canned(model, prompts, params, *, tokenizer, batch_size, on_finish):  # type: ignore[no-untyped-def]
+    def canned(engine, prompts, params, progress):  # type: ignore[no-untyped-def]
         assert params.temperature == 0
         asked.extend(tokenizer.decode(prompt) for prompt in prompts)
         return [Completion([], "stop", [], text=text) for text in texts]
 
-    monkeypatch.setattr(exact, "generate", canned)
+    monkeypatch.setattr(Engine, "generate", canned)
     return asked
 
 

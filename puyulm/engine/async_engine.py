@@ -1,0 +1,247 @@
+"""The engine for servers: one thread runs it, any number of asyncio tasks ask."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TypeVar
+
+from puyulm.engine.engine import READING, Engine, Prompt
+from puyulm.engine.params import SamplingParams
+from puyulm.engine.request import Completion, Request, Task, TokenEvent
+from puyulm.engine.text import AnswerReader
+from puyulm.errors import GenerationError, QueueFull
+
+T = TypeVar("T")
+
+
+class Ticket:
+    """One request as a task sees it: events to wait for, and the request itself once it is finished.
+
+    Everything here happens on the event loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.request: Request | None = None
+        self._events: deque[TokenEvent] = deque()
+        self._arrived = asyncio.Event()
+        self._done = False
+
+    def deliver(self, events: Sequence[TokenEvent], done: bool) -> None:
+        self._events.extend(events)
+        self._done = self._done or done
+        self._arrived.set()
+
+    async def next(self) -> list[TokenEvent] | None:
+        """What has come since the last call; None when nothing comes any more."""
+        while not self._events:
+            if self._done:
+                return None
+            self._arrived.clear()
+            await self._arrived.wait()
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+
+class AsyncEngine:
+    """Wraps an engine. All methods but `close` are for tasks of event loops.
+
+    Args:
+        engine: Nobody else may touch it from now on.
+        max_waiting: Requests that may wait for a place; more are refused.
+
+    Attributes:
+        last_step: When the last step ended, in seconds of `time.monotonic`.
+    """
+
+    def __init__(self, engine: Engine, max_waiting: int = 1024) -> None:
+        self.engine = engine
+        self.max_waiting = max_waiting
+        self.last_step = time.monotonic()
+        self._commands: deque[Callable[[], None]] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._tickets: dict[int, Ticket] = {}
+        self._fresh: dict[int, list[TokenEvent]] = {}
+        self._thread = threading.Thread(target=self._work, name="puyulm-engine", daemon=True)
+        self._thread.start()
+
+    async def stream(
+        self, prompt: Prompt, params: SamplingParams, *, answer: AnswerReader | None = None, adapter: str | None = None
+    ) -> AsyncIterator[TokenEvent]:
+        """The tokens of one answer as they come. Whoever leaves early, or is cancelled, ends the work.
+
+        Raises:
+            GenerationError: It cannot be served, or failed.
+            QueueFull: Too many are waiting.
+        """
+        ticket = await self.open(prompt, params, answer=answer, adapter=adapter)
+        try:
+            while (events := await ticket.next()) is not None:
+                for event in events:
+                    yield event
+            _raise_error(ticket)
+        finally:
+            self.give_up(ticket)
+
+    async def generate(
+        self, prompt: Prompt, params: SamplingParams, *, answer: AnswerReader | None = None, adapter: str | None = None
+    ) -> Completion:
+        """One whole answer (`n` is not looked at: see `SamplingParams.samples`). Errors as in `stream`."""
+        return (await self._finish(await self.open(prompt, params, answer=answer, adapter=adapter))).completion()
+
+    async def read(
+        self, sequence: Prompt, task: Task, *, first_logprob: int | None = None, adapter: str | None = None
+    ) -> Request:
+        """Runs a sequence that nothing is sampled from; see `Engine.submit`. Errors as in `stream`."""
+        ticket = await self.open(sequence, READING, task=task, first_logprob=first_logprob, adapter=adapter)
+        return await self._finish(ticket)
+
+    async def open(
+        self, prompt: Prompt, params: SamplingParams, *, task: Task = "generate", first_logprob: int | None = None,
+        answer: AnswerReader | None = None, adapter: str | None = None,
+    ) -> Ticket:  # fmt: skip
+        """Submits a request. The caller must end with `give_up`, whatever happens."""
+        ticket = Ticket(asyncio.get_running_loop())
+
+        def submit() -> None:
+            if len(self.engine.scheduler.waiting) >= self.max_waiting:
+                raise QueueFull(f"{self.max_waiting} requests are waiting already: try again in a moment")
+            request = self.engine.submit(
+                prompt, params, task=task, first_logprob=first_logprob, answer=answer, adapter=adapter,
+                on_event=lambda event: self._fresh.setdefault(id(request), []).append(event),
+            )  # fmt: skip
+            ticket.request = request
+            if request.finished:
+                ticket.loop.call_soon_threadsafe(ticket.deliver, [], True)
+            else:
+                self._tickets[id(request)] = ticket
+
+        try:
+            await self.call(submit)
+        except asyncio.CancelledError:
+            self._put(lambda: self._abort(ticket))
+            raise
+        return ticket
+
+    def give_up(self, ticket: Ticket) -> None:
+        """Frees what a request holds; nothing happens to one that is finished."""
+        if ticket.request is None or not ticket.request.finished:
+            self._put(lambda: self._abort(ticket))
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Runs a function between two steps, in the engine's thread (to load an adapter, change weights, count)."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def run() -> None:
+            try:
+                result = function()
+            except BaseException as error:
+                loop.call_soon_threadsafe(_settle, future, None, error)
+            else:
+                loop.call_soon_threadsafe(_settle, future, result, None)
+
+        self._put(run)
+        return await future
+
+    def close(self) -> None:
+        """Ends the thread after the step in progress; what is unfinished is aborted."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+
+    async def _finish(self, ticket: Ticket) -> Request:
+        try:
+            while await ticket.next() is not None:
+                pass
+        finally:
+            self.give_up(ticket)
+        _raise_error(ticket)
+        assert ticket.request is not None
+        return ticket.request
+
+    # In the engine's thread
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                while not self._commands and self.engine.idle and not self._closing:
+                    self._wake.wait()
+                commands = list(self._commands)
+                self._commands.clear()
+            if self._closing:
+                break
+            for command in commands:
+                command()
+            if not self.engine.idle:
+                self._step()
+        for ticket in list(self._tickets.values()):
+            self._abort(ticket)
+
+    def _step(self) -> None:
+        try:
+            done = self.engine.step()
+        except Exception as error:
+            # What the step worked on cannot go on; the others were not touched.
+            done = list(self.engine.scheduler.running)
+            for request in done:
+                self.engine.scheduler.remove(request)
+                request.fail(f"{type(error).__name__}: {error}")
+        self.last_step = time.monotonic()
+        self._deliver(done)
+
+    def _deliver(self, done: Sequence[Request]) -> None:
+        """One message for each event loop, not one for each token."""
+        ended = {id(request) for request in done}
+        messages: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, list[TokenEvent], bool]]] = {}
+        for key in {*self._fresh, *ended}:
+            ticket = self._tickets.get(key)
+            if ticket is not None:
+                messages.setdefault(ticket.loop, []).append((ticket, self._fresh.get(key, []), key in ended))
+        self._fresh.clear()
+        for key in ended:
+            self._tickets.pop(key, None)
+        for loop, message in messages.items():
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_deliver_all, message)
+
+    def _abort(self, ticket: Ticket) -> None:
+        request = ticket.request
+        if request is not None:
+            self.engine.abort(request)
+            self._fresh.pop(id(request), None)
+            self._tickets.pop(id(request), None)
+            if not ticket.loop.is_closed():
+                ticket.loop.call_soon_threadsafe(ticket.deliver, [], True)
+
+    def _put(self, command: Callable[[], None]) -> None:
+        with self._wake:
+            if self._closing:
+                raise GenerationError("the engine is closed")
+            self._commands.append(command)
+            self._wake.notify()
+
+
+def _deliver_all(message: Sequence[tuple[Ticket, list[TokenEvent], bool]]) -> None:
+    for ticket, events, done in message:
+        ticket.deliver(events, done)
+
+
+def _settle(future: asyncio.Future[T], result: T, error: BaseException | None) -> None:
+    if not future.cancelled():
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+
+def _raise_error(ticket: Ticket) -> None:
+    if ticket.request is not None and ticket.request.error is not None:
+        raise GenerationError(ticket.request.error)

@@ -1,0 +1,90 @@
+"""How an engine is set up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from puyulm.engine.context import context_length
+from puyulm.engine.paged import BLOCK_SIZE, KVType, block_bytes
+from puyulm.engine.scheduler import Limits
+from puyulm.errors import GenerationError
+from puyulm.model.config import ModelConfig
+from puyulm.model.memory import format_bytes
+
+CPU_STEP_TOKENS, GPU_STEP_TOKENS = 512, 4096
+CPU_SHARE, GPU_SHARE = 0.5, 0.85  # of the memory that is free once the model is loaded
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Sizes of an engine.
+
+    Attributes:
+        memory: Bytes of the key/value cache; None: a share of what is free, at most what all sequences can use.
+        kv_type: In how many bits keys and values are kept: "model" (as the activations), "int8", "int4", "fp8".
+        max_running: Sequences at once.
+        step_tokens: Tokens in one forward, which bounds the activations; None: 512 on a CPU, 4,096 on a GPU.
+        prefix_cache: Whether sequences with the same beginning share its keys and values.
+    """
+
+    memory: int | None = None
+    kv_type: KVType = "model"
+    max_running: int = 256
+    step_tokens: int | None = None
+    prefix_cache: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("memory", "max_running", "step_tokens"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise GenerationError(f"{name} must be a positive whole number, not {value!r}")
+
+    def limits(self, model: ModelConfig, dtype: torch.dtype, device: torch.device) -> Limits:
+        """What fits.
+
+        Raises:
+            GenerationError: Not even one block does.
+        """
+        size = block_bytes(model, dtype, self.kv_type)
+        num_blocks = self._blocks(model, size, device)
+        if num_blocks < 1:
+            raise GenerationError(
+                f"the key/value cache needs at least {format_bytes(size)} for {BLOCK_SIZE} tokens, "
+                f"but {format_bytes(self.memory or free_memory(device))} are there: give it more memory"
+            )
+        default = CPU_STEP_TOKENS if device.type == "cpu" else GPU_STEP_TOKENS
+        step_tokens = max(self.step_tokens or default, self.max_running)
+        return Limits(num_blocks, BLOCK_SIZE, self.max_running, step_tokens, self.prefix_cache)
+
+    def _blocks(self, model: ModelConfig, size: int, device: torch.device) -> int:
+        if self.memory is not None:
+            return self.memory // size
+        share = CPU_SHARE if device.type == "cpu" else GPU_SHARE
+        fits = int(free_memory(device) * share) // size
+        context = context_length(model)
+        return fits if context is None else min(fits, self.max_running * -(-context // BLOCK_SIZE))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process may still take on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return 4 << 30  # not Linux: what nearly every machine can spare
+    return min(available, _cgroup_rest(available))
+
+
+def _cgroup_rest(unlimited: int) -> int:
+    """What a container has left of its own limit."""
+    try:
+        folder = Path("/sys/fs/cgroup")
+        limit = (folder / "memory.max").read_text().strip()
+        return unlimited if limit == "max" else int(limit) - int((folder / "memory.current").read_text())
+    except (OSError, ValueError):
+        return unlimited

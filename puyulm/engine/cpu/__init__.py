@@ -1,0 +1,1 @@
+"""What makes a decoder fast on CPUs."""

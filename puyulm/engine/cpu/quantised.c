@@ -1,0 +1,238 @@
+/* Products of float activations with weights of 4 or 8 bits.
+
+   Activations are rounded to 8 bits, each token's groups of 32 inputs for themselves. A product is exact in integers
+   inside a group, and groups are added in ascending order by one fused multiply-add each:
+
+       sum = fma((float)integers, weight_scale * activation_scale, sum)
+
+   A result therefore depends on nothing but its own token and its own row of weights.
+
+   Weights lie in panels of 16 outputs. A panel's codes are [groups][inputs of the group / 4][16 outputs][4 inputs], so
+   that 4 activations, repeated, meet 16 outputs at once. With 4 bits a byte holds codes of two such quads: the even
+   one in its low half, the odd one in its high half. */
+
+#include "integers.h"
+
+#include <stdlib.h>
+
+enum { PANEL = LANES, GROUP = 32, QUADS = GROUP / 4, QUAD_BYTES = 4 * PANEL };
+
+/* Panels that a single row of activations meets at once: as many streams from memory, which hide each other's waits. */
+enum { STREAMS = 4 };
+
+/* Bytes of a panel to ask memory for ahead of their use; less where several streams share the nearest cache. */
+enum { AHEAD = 8192, AHEAD_OF_STREAMS = 1024 };
+
+/* Rows of activations for which sums fit in the registers. */
+#if defined(__AVX512F__)
+#define MANY_ROWS 8
+#else
+#define MANY_ROWS 4
+#endif
+
+typedef struct {
+    const uint8_t *codes;
+    const void *scales;   /* [panels][scale groups][16], half or single precision */
+    const uint8_t *zeros; /* [panels][scale groups][16]; NULL where all are 8 */
+    const float *bias;    /* [outputs] or NULL */
+    int64_t outputs, inputs, groups, groups_per_scale, scale_groups;
+    int32_t bits, half;
+} Weight;
+
+typedef struct {
+    int8_t *codes; /* [rows][groups][32] */
+    float *scales; /* [rows][groups] */
+    int32_t *sums; /* [rows][groups], of the codes */
+} Activations;
+
+/* Bits of positive floats are in the order of their values, and infinities and NaN come last: found without a branch. */
+static uint32_t largest_bits(const float *x) {
+    uint32_t largest = 0;
+    for (int i = 0; i < GROUP; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        bits &= 0x7fffffff;
+        largest = bits > largest ? bits : largest;
+    }
+    return largest;
+}
+
+static void round_group(const float *x, int8_t *codes, float *scale, int32_t *sum) {
+    uint32_t bits = largest_bits(x);
+    float largest;
+    memcpy(&largest, &bits, sizeof largest);
+    *scale = bits < 0x7f800000 ? largest / 127.0f : NAN;
+    *sum = 0;
+    if (!(*scale > 0)) { /* NaN, or too small for a scale */
+        memset(codes, 0, GROUP);
+        return;
+    }
+    int32_t total = 0;
+    for (int i = 0; i < GROUP; i++) {
+        float code = rintf(x[i] / *scale);
+        code = code > 127.0f ? 127.0f : code; /* subnormal scales are coarse */
+        code = code < -127.0f ? -127.0f : code;
+        codes[i] = (int8_t)(int32_t)code;
+        total += (int32_t)code;
+    }
+    *sum = total;
+}
+
+/* Groups [first, last) of all rows', counted row after row. */
+static void round_groups(const float *x, int64_t inputs, int64_t groups, Activations to, int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; i++) {
+        int64_t row = i / groups, at = i % groups * GROUP;
+        const float *from = x + row * inputs + at;
+        float padded[GROUP] = {0};
+        if (inputs - at < GROUP) {
+            memcpy(padded, from, (inputs - at) * sizeof(float));
+            from = padded;
+        }
+        round_group(from, to.codes + i * GROUP, to.scales + i, to.sums + i);
+    }
+}
+
+INLINE v16 load_scales(const Weight *w, int64_t at) {
+    return w->half ? v16_load_half((const uint16_t *)w->scales + at) : v16_load((const float *)w->scales + at);
+}
+
+/* Exact sums of one group of one panel for `rows` rows of activations. */
+INLINE void group_sums(int bits, int rows, const uint8_t *codes, const int8_t *x, int64_t stride, sums *to) {
+    for (int row = 0; row < rows; row++) to[row] = sums_set(0);
+    const int ahead = rows == 1 ? AHEAD_OF_STREAMS : AHEAD;
+    for (int i = 0; i < (bits == 8 ? QUADS : QUADS / 2); i++) __builtin_prefetch(codes + ahead + 64 * i);
+#pragma GCC unroll 8
+    for (int quad = 0; quad < QUADS; quad++) {
+        if (bits == 8) {
+            bytes w = bytes_load(codes + quad * QUAD_BYTES);
+#pragma GCC unroll 8
+            for (int row = 0; row < rows; row++)
+                to[row] = add_8bit(to[row], w, bytes_repeat(x + row * stride + 4 * quad));
+        } else {
+            bytes both = bytes_load(codes + quad / 2 * QUAD_BYTES);
+            bytes w = quad % 2 ? high_halves(both) : low_halves(both);
+#pragma GCC unroll 8
+            for (int row = 0; row < rows; row++)
+                to[row] = add_4bit(to[row], w, bytes_repeat(x + row * stride + 4 * quad));
+        }
+    }
+}
+
+INLINE void store(const Weight *w, int64_t panel, v16 sum, float *out, int add) {
+    int64_t at = panel * PANEL, left = w->outputs - at;
+    out += at;
+    if (left >= PANEL) {
+        if (w->bias) sum = v16_add(sum, v16_load(w->bias + at));
+        v16_store(out, add ? v16_add(v16_load(out), sum) : sum);
+    } else {
+        if (w->bias) sum = v16_add(sum, v16_load_part(w->bias + at, left));
+        v16_store_part(out, add ? v16_add(v16_load_part(out, left), sum) : sum, left);
+    }
+}
+
+/* `rows` rows of activations times `panels` panels. */
+INLINE void tile(int bits, int rows, int panels, const Weight *w, int64_t panel, Activations x, int64_t row,
+                 float *out, int add) {
+    const int64_t group_bytes = (bits == 8 ? QUADS : QUADS / 2) * QUAD_BYTES, stride = w->groups * GROUP;
+    const uint8_t *codes = w->codes + panel * w->groups * group_bytes;
+    v16 total[MANY_ROWS][STREAMS], weight_scales[STREAMS];
+    sums zeros[STREAMS], exact[MANY_ROWS];
+    for (int r = 0; r < rows; r++)
+        for (int p = 0; p < panels; p++) total[r][p] = v16_set(0);
+    for (int p = 0; p < panels; p++) zeros[p] = sums_set(8);
+
+    for (int64_t s = 0, group = 0; s < w->scale_groups; s++) {
+#pragma GCC unroll 4
+        for (int p = 0; p < panels; p++) {
+            int64_t at = ((panel + p) * w->scale_groups + s) * PANEL;
+            weight_scales[p] = load_scales(w, at);
+            if (bits == 4 && w->zeros) zeros[p] = sums_load_bytes(w->zeros + at);
+        }
+        for (int64_t i = 0; i < w->groups_per_scale; i++, group++) {
+            const int64_t at = row * w->groups + group;
+#pragma GCC unroll 4
+            for (int p = 0; p < panels; p++) {
+                const uint8_t *from = codes + (p * w->groups + group) * group_bytes;
+                group_sums(bits, rows, from, x.codes + at * GROUP, stride, exact);
+#pragma GCC unroll 8
+                for (int r = 0; r < rows; r++) {
+                    int64_t of = at + r * w->groups;
+                    sums sum = bits == 8 ? total_8bit(exact[r], x.sums[of]) : total_4bit(exact[r], zeros[p], x.sums[of]);
+                    v16 scales = v16_mul(weight_scales[p], v16_set(x.scales[of]));
+                    total[r][p] = v16_fma(v16_of_sums(sum), scales, total[r][p]);
+                }
+            }
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int p = 0; p < panels; p++) store(w, panel + p, total[r][p], out + (row + r) * w->outputs, add);
+}
+
+typedef void Tile(const Weight *w, int64_t panel, Activations x, int64_t row, float *out, int add);
+
+#define TILE(name, rows, panels)                                                                       \
+    static void name(const Weight *w, int64_t panel, Activations x, int64_t row, float *out, int add) { \
+        if (w->bits == 8)                                                                              \
+            tile(8, rows, panels, w, panel, x, row, out, add);                                         \
+        else                                                                                           \
+            tile(4, rows, panels, w, panel, x, row, out, add);                                         \
+    }
+
+TILE(one_row_streams, 1, STREAMS)
+TILE(one_row, 1, 1)
+TILE(two_rows, 2, 1)
+TILE(three_rows, 3, 1)
+TILE(four_rows, 4, 1)
+#if MANY_ROWS == 4
+static Tile *const TILES[] = {NULL, one_row, two_rows, three_rows, four_rows};
+#else
+TILE(five_rows, 5, 1)
+TILE(six_rows, 6, 1)
+TILE(seven_rows, 7, 1)
+TILE(eight_rows, 8, 1)
+static Tile *const TILES[] = {NULL,      one_row,  two_rows,   three_rows, four_rows,
+                              five_rows, six_rows, seven_rows, eight_rows};
+#endif
+
+static void multiply_panels(const Weight *w, int64_t panel, int64_t last, Activations x, int64_t rows, float *out,
+                            int add) {
+    if (rows == 1)
+        for (; panel + STREAMS <= last; panel += STREAMS) one_row_streams(w, panel, x, 0, out, add);
+    for (; panel < last; panel++)
+        for (int64_t row = 0; row < rows; row += MANY_ROWS)
+            TILES[rows - row < MANY_ROWS ? rows - row : MANY_ROWS](w, panel, x, row, out, add);
+}
+
+/* x [rows, inputs] -> codes [rows, groups, 32], scales and sums [rows, groups]; the last group is filled with zeros. */
+void quantised_round(const float *x, int64_t rows, int64_t inputs, int8_t *codes, float *scales, int32_t *sums,
+                     int32_t threads) {
+    int64_t groups = (inputs + GROUP - 1) / GROUP, parts = threads;
+    Activations to = {codes, scales, sums};
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t part = 0; part < parts; part++)
+        round_groups(x, inputs, groups, to, rows * groups * part / parts, rows * groups * (part + 1) / parts);
+}
+
+/* out [rows, outputs] = x [rows, inputs] times the weight, plus bias; `add` adds all that to what stands in out.
+   Returns 0, or 1 where there is no memory for the rounded activations. */
+int quantised_multiply(const Weight *w, const float *x, int64_t rows, float *out, int32_t add, int32_t threads) {
+    const int64_t groups = rows * w->groups, panels = (w->outputs + PANEL - 1) / PANEL;
+    /* Units of several panels, so that a thread's share does not break its streams. */
+    const int64_t units = (panels + STREAMS - 1) / STREAMS, parts = threads;
+    char *memory = malloc(groups * (GROUP + sizeof(float) + sizeof(int32_t)) + 1);
+    if (!memory) return 1;
+    Activations rounded = {(int8_t *)(memory + groups * 8), (float *)memory, (int32_t *)(memory + groups * 4)};
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static)
+        for (int64_t part = 0; part < parts; part++)
+            round_groups(x, w->inputs, w->groups, rounded, groups * part / parts, groups * (part + 1) / parts);
+#pragma omp for schedule(static)
+        for (int64_t part = 0; part < parts; part++) {
+            int64_t first = units * part / parts * STREAMS, last = units * (part + 1) / parts * STREAMS;
+            multiply_panels(w, first, last < panels ? last : panels, rounded, rows, out, add);
+        }
+    }
+    free(memory);
+    return 0;
+}

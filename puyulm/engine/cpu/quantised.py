@@ -1,0 +1,238 @@
+"""Linear layers whose weights are in 4 or 8 bits and whose activations are rounded to 8 bits as they come.
+
+Each token's activations are rounded in groups of 32 for themselves, products are exact integers inside a group, and
+groups are added in ascending order, so that a row of the result depends on no other row, on no number of rows and on
+no number of threads. Three kernels compute the same: C, numba, and plain PyTorch, which says what is meant.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from puyulm.engine.cpu import native
+from puyulm.engine.quant.tensor import QuantizedWeight
+from puyulm.errors import ConfigError
+
+GROUP = 32
+PANEL = 16
+
+Kernel = Callable[[Tensor, Tensor, bool], None]
+"""(x, out, add): writes the product of x, float32 `[T, K]`, to out, float32 `[T, N]`, or adds it to what stands there;
+both are contiguous and T is at least 1."""
+
+
+@dataclass(frozen=True)
+class QuantizedActivations:
+    """Rows of activations in 8 bits; a value is `code * scale`. K is filled up to groups of 32 with zeros.
+
+    Attributes:
+        codes: `[T, groups, 32]`, int8, from -127 to 127.
+        scales: `[T, groups]`, float32: the group's largest magnitude / 127; NaN where a value is not finite.
+        sums: `[T, groups]`, int32, of the codes.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    sums: Tensor
+
+
+def quantize_activations(x: Tensor) -> QuantizedActivations:
+    """Rounds float32 `[T, K]` to the nearest codes, halves to even."""
+    groups = F.pad(x, (0, -x.shape[1] % GROUP)).unflatten(1, (-1, GROUP))
+    largest = groups.abs().amax(dim=2)
+    scales = torch.where(largest.isfinite(), largest / 127, torch.nan)
+    exact = groups / scales.unsqueeze(2)
+    # Subnormal scales are coarse: the quotient may exceed 127, or the scale be 0.
+    codes = torch.where(scales.unsqueeze(2) > 0, exact, 0.0).round().clamp(-127, 127).to(torch.int8)
+    return QuantizedActivations(codes, scales, codes.sum(dim=2, dtype=torch.int32))
+
+
+def quantize_activations_natively(x: Tensor, num_threads: int = 1) -> QuantizedActivations:
+    """The same in C; needs a compiler."""
+    library = _library()
+    if library is None:
+        raise ConfigError("there is no C compiler on this machine: use quantize_activations")
+    x = x.float().contiguous()
+    rows, columns = x.shape
+    groups = -(-columns // GROUP)
+    codes = torch.empty(rows, groups, GROUP, dtype=torch.int8)
+    scales = torch.empty(rows, groups)
+    sums = torch.empty(rows, groups, dtype=torch.int32)
+    outputs = (codes.data_ptr(), scales.data_ptr(), sums.data_ptr())
+    library.quantised_round(x.data_ptr(), rows, columns, *outputs, num_threads)
+    return QuantizedActivations(codes, scales, sums)
+
+
+class QuantLinear(nn.Module):
+    """An `nn.Linear` for inference with a weight in 4 or 8 bits. It has no parameters and passes no gradients.
+
+    Results are float32 whatever the type of x. A NaN or an infinity in a row makes that row of the result NaN.
+    """
+
+    def __init__(
+        self,
+        weight: QuantizedWeight,
+        bias: Tensor | None = None,
+        kernel: Callable[[QuantizedWeight, Tensor | None], Kernel] | None = None,
+    ) -> None:
+        """Lays the weight out for `kernel`, by default the fastest that this machine has.
+
+        Raises:
+            ConfigError: The weight's groups are neither whole rows nor of a multiple of 32 values.
+        """
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        if weight.group_size % GROUP and weight.group_size != self.in_features:
+            raise ConfigError(
+                f"weights in groups of {weight.group_size} cannot be multiplied: "
+                f"quantise in groups of a multiple of {GROUP}, or of whole rows"
+            )
+        self._kernel = (kernel or fastest_kernel())(weight, None if bias is None else bias.detach().float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., K]` -> `[..., N]`."""
+        out = torch.empty(*x.shape[:-1], self.out_features)
+        if out.numel():
+            self._kernel(x.float().contiguous(), out, False)
+        return out
+
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """Adds the product of x, `[T, K]`, to the residual stream, `[T, N]`, in place, and returns it."""
+        if residual.dtype != torch.float32 or not residual.is_contiguous():
+            return residual.add_(self(x))
+        if residual.numel():
+            self._kernel(x.float().contiguous(), residual, True)
+        return residual
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+def fastest_kernel() -> Callable[[QuantizedWeight, Tensor | None], Kernel]:
+    """C where there is a compiler, else numba where it is installed, else PyTorch."""
+    if _library() is not None:
+        return NativeKernel
+    if importlib.util.find_spec("numba") is not None:
+        from puyulm.engine.cpu.quantised_numba import NumbaKernel
+
+        return NumbaKernel
+    return ReferenceKernel
+
+
+class ReferenceKernel:
+    """What the product means, in plain PyTorch: exact, and slow."""
+
+    def __init__(self, weight: QuantizedWeight, bias: Tensor | None) -> None:
+        self._weight, self._bias = weight, bias
+
+    def __call__(self, x: Tensor, out: Tensor, add: bool) -> None:
+        rounded = quantize_activations(x.flatten(0, -2))
+        columns = x.shape[-1]
+        integers = F.pad(self._weight.integers(), (0, -columns % GROUP)).unflatten(1, (-1, GROUP))
+        scales = self._weight.scales.float()
+        total = torch.zeros(rounded.codes.shape[0], integers.shape[0])
+        for group in range(integers.shape[1]):
+            # Float64 holds these sums exactly.
+            exact = rounded.codes[:, group].double() @ integers[:, group].double().T
+            weight_scales = scales[:, group * GROUP // self._weight.group_size]
+            total = _fma(exact, weight_scales * rounded.scales[:, group, None], total)
+        if self._bias is not None:
+            total += self._bias
+        flat = out.view(total.shape)
+        flat.copy_(flat + total if add else total)
+
+
+def _fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Float32 a * b + c with one rounding, for a product that float64 holds exactly.
+
+    The sum is rounded to odd in float64, after which rounding to float32 gives what a single rounding would
+    (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008).
+    """
+    product, addend = a.double() * b.double(), c.double()
+    total = product + addend
+    back = total - product
+    lost = (product - (total - back)) + (addend - back)
+    bits = total.view(torch.int64)
+    below = torch.where(lost.sign() * total.sign() < 0, bits - 1, bits)
+    return torch.where(lost != 0, below | 1, bits).view(torch.float64).float()
+
+
+class _Weight(ctypes.Structure):
+    """`Weight` of quantised.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("codes", "scales", "zeros", "bias")),
+        *((name, ctypes.c_int64) for name in ("outputs", "inputs", "groups", "groups_per_scale", "scale_groups")),
+        *((name, ctypes.c_int32) for name in ("bits", "half")),
+    )
+
+
+class NativeKernel:
+    """The product in C. Weights lie as quantised.c says; scales keep their precision."""
+
+    def __init__(self, weight: QuantizedWeight, bias: Tensor | None) -> None:
+        library = _library()
+        if library is None:
+            raise ConfigError("there is no C compiler on this machine: use another kernel")
+        outputs, inputs = weight.shape
+        groups = -(-inputs // GROUP)
+        scales = weight.scales if weight.scales.dtype == torch.float16 else weight.scales.float()
+        self._kept = (  # what the structure points to
+            _panels_of_codes(weight),
+            _panels(scales),
+            None if weight.zeros is None else _panels(weight.zeros),
+            None if bias is None else bias.contiguous(),
+        )
+        pointers = (None if part is None else part.data_ptr() for part in self._kept)
+        per_scale = groups if weight.group_size == inputs else weight.group_size // GROUP
+        sizes = (outputs, inputs, groups, per_scale, groups // per_scale, weight.bits, scales.dtype == torch.float16)
+        self._weight = _Weight(*pointers, *sizes)
+        self._address = ctypes.addressof(self._weight)
+        self._inputs = inputs
+        self._multiply = library.quantised_multiply
+
+    def __call__(self, x: Tensor, out: Tensor, add: bool) -> None:
+        rows = x.numel() // self._inputs
+        if self._multiply(self._address, x.data_ptr(), rows, out.data_ptr(), add, torch.get_num_threads()):
+            raise MemoryError(f"no memory to round {rows} rows of {self._inputs} activations")
+
+
+def _panels(values: Tensor) -> Tensor:
+    """`[N, C]` -> `[ceil(N / 16), C, 16]`, filled up with zeros."""
+    padded = F.pad(values, (0, 0, 0, -values.shape[0] % PANEL))
+    return padded.unflatten(0, (-1, PANEL)).transpose(1, 2).contiguous()
+
+
+def _panels_of_codes(weight: QuantizedWeight) -> Tensor:
+    """8 bits: `[panels, quads of inputs, 16]` of four codes each; 4 bits: the same of two quads, low and high halves."""
+    if weight.bits == 8:
+        return _panels(_quads(weight.codes))
+    quads = _quads(torch.stack((weight.codes & 15, weight.codes >> 4), dim=-1).flatten(1))
+    return _panels(quads[:, ::2] | quads[:, 1::2] << 4)
+
+
+def _quads(codes: Tensor) -> Tensor:
+    """`[N, K]` of bytes -> `[N, K / 4]` int32, with K filled up to groups of 32."""
+    return F.pad(codes, (0, -codes.shape[1] % GROUP)).contiguous().view(torch.int32)
+
+
+def _library() -> ctypes.CDLL | None:
+    library = native.load("quantised")
+    if library is not None and library.quantised_multiply.argtypes is None:
+        _declare(library)
+    return library
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    pointer, long, integer = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+    library.quantised_multiply.argtypes = (pointer, pointer, long, pointer, integer, integer)
+    library.quantised_multiply.restype = ctypes.c_int
+    library.quantised_round.argtypes = (pointer, long, long, pointer, pointer, pointer, integer)
+    library.quantised_round.restype = None

@@ -1,0 +1,380 @@
+"""The engine: sequences of any number and length through one model, at once.
+
+Every step runs pieces of many sequences in one forward (continuous batching, chunked prefill): what a sequence gets is
+the same alone or among others. `Engine` is for one thread; `puyulm.engine.async_engine` wraps it for servers.
+
+Dynamic NTK rotates by a base that depends on a sequence's length, and cached keys keep the rotation they were stored
+with. The base of a request is therefore fixed when it is submitted, from the longest length it may reach (prompt plus
+`max_new_tokens`): every step then equals a full forward over the tokens so far at that reach, exactly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from puyulm.engine.blocks import root_digest
+from puyulm.engine.config import EngineConfig
+from puyulm.engine.context import ntk_length
+from puyulm.engine.judge import judge_prompts, pool
+from puyulm.engine.paged import KVCache
+from puyulm.engine.params import SamplingParams
+from puyulm.engine.request import Completion, FinishReason, Request, Task, TokenEvent, TopLogprobs
+from puyulm.engine.runner import Runner
+from puyulm.engine.sampler import RowSampler, Sampled, sample
+from puyulm.engine.scheduler import Scheduler
+from puyulm.engine.text import AnswerReader, AnswerText
+from puyulm.errors import GenerationError
+from puyulm.model.decoder import Decoder
+from puyulm.progress import Progress
+from puyulm.text.stream import StreamDecoder
+from puyulm.text.tokenizer import Tokenizer
+
+Prompt = Sequence[int]
+_Job = tuple[Task, Prompt, int | None]  # what to read, from what, from where on
+
+
+@dataclass(slots=True)
+class Counters:
+    """What an engine has done since it was made.
+
+    Attributes:
+        prompt_tokens: Of finished requests; `cached_tokens` of them were found in the prefix cache.
+        new_tokens: Of answers.
+    """
+
+    steps: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    new_tokens: int = 0
+
+
+READING = SamplingParams(max_new_tokens=1)  # of a sequence that nothing is sampled from
+
+
+class Engine:
+    """A model that answers, scores and embeds.
+
+    Args:
+        model: Decoder in evaluation mode; on CPUs `puyulm.engine.cpu.pack_for_inference` makes it fast.
+        tokenizer: Needed for stop texts and for `Completion.text`.
+        config: Sizes.
+
+    Example:
+        >>> engine = Engine(model, tokenizer)
+        >>> [done] = engine.generate([tokenizer.encode("1 + 1 =")], SamplingParams(temperature=0, max_new_tokens=5))
+        >>> done.text
+    """
+
+    def __init__(self, model: Decoder, tokenizer: Tokenizer | None = None, config: EngineConfig | None = None) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.config = config or EngineConfig()
+        weight = model.embed.weight
+        limits = self.config.limits(model.config, weight.dtype, weight.device)
+        cache = KVCache(model.config, limits.num_blocks, weight.dtype, weight.device, self.config.kv_type)
+        self.runner = Runner(model, cache)
+        self.scheduler = Scheduler(limits)
+        self.counters = Counters()
+        self.weights_version = 0
+        self._submitted = 0
+
+    # What is asked for, all at once
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        adapter: str | None = None,
+        on_token: Callable[[TokenEvent], None] | None = None,
+        on_finish: Callable[[int, Completion], None] | None = None,
+        progress: str | None = None,
+    ) -> list[Completion]:
+        """Completes prompts.
+
+        Args:
+            prompts: Token ids of each; lengths may differ.
+            params: One for all prompts, or one each. With `n` above 1 a prompt has n completions in a row.
+            adapter: Name of a loaded LoRA adapter.
+            on_token: Called with every token as it is chosen; its index counts completions.
+            on_finish: Called with the index of a completion and itself as soon as it is finished.
+            progress: Label of a progress bar.
+
+        Returns:
+            Completions in the order of the prompts.
+
+        Raises:
+            GenerationError: For a prompt or parameters that cannot be served, before anything is run; or a request
+                failed.
+        """
+        each = list(params) if isinstance(params, Sequence) else [params or SamplingParams()] * len(prompts)
+        if len(each) != len(prompts):
+            raise GenerationError(f"{len(prompts)} prompts but {len(each)} sampling parameters: give one, or one each")
+        requests: list[Request] = []
+        try:
+            for number, (prompt, one) in enumerate(zip(prompts, each, strict=True)):
+                requests += self._samples(prompt, one, adapter, on_token, f"prompt {number}", len(requests))
+            self._run(requests, progress, "answer", on_finish)
+        finally:
+            self._drop(requests)
+        return [request.completion() for request in requests]
+
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> Iterator[TokenEvent]:
+        """Completes one prompt token by token; leaving the loop early ends the work. Several streams may be read in
+        turn. Arguments as in `generate`."""
+        waiting: deque[TokenEvent] = deque()
+        request = self.submit(prompt, params or SamplingParams(), adapter=adapter, on_event=waiting.append)
+        try:
+            while not request.finished:
+                self.step()
+                while waiting:
+                    yield waiting.popleft()
+            if request.error is not None:
+                raise GenerationError(request.error)
+        finally:
+            self.abort(request)
+
+    def logprobs(
+        self, sequences: Sequence[Prompt], starts: int | Sequence[int] = 1, *, adapter: str | None = None,
+        progress: str | None = None,
+    ) -> list[list[float]]:  # fmt: skip
+        """Log-probabilities of the tokens of sequences.
+
+        Args:
+            starts: Of each sequence (or all), the position of the first token that is judged, 1 or more. What comes
+                before may be taken from the prefix cache.
+
+        Returns:
+            For each sequence those of its tokens from `starts` to the end.
+        """
+        firsts = [starts] * len(sequences) if isinstance(starts, int) else list(starts)
+        if len(firsts) != len(sequences):
+            raise GenerationError(f"{len(sequences)} sequences but {len(firsts)} starts: give one, or one each")
+        for number, (sequence, first) in enumerate(zip(sequences, firsts, strict=True)):
+            if not 1 <= first <= len(sequence):
+                raise GenerationError(
+                    f"sequence {number}: the first judged position must be between 1 and {len(sequence)}, not {first}"
+                )
+        jobs: list[_Job] = [("logprobs", sequence, first) for sequence, first in zip(sequences, firsts, strict=True)]
+        return [request.prompt_logprobs for request in self._read(jobs, adapter, progress)]
+
+    def score(self, sequences: Sequence[Prompt], *, progress: str | None = None) -> list[float]:
+        """Rewards, read at the last token of each sequence (which a reward model's format has put there).
+
+        Raises:
+            GenerationError: The model is not a reward model.
+        """
+        if self.model.config.head != "reward":
+            raise GenerationError("a language model does not score texts: load a reward model")
+        jobs: list[_Job] = [("last", sequence, None) for sequence in sequences]
+        rows = [request.pooled for request in self._read(jobs, None, progress)]
+        with torch.inference_mode():
+            return [float(self.model.head(row[None])) for row in rows if row is not None]
+
+    def embed(self, sequences: Sequence[Prompt], pooling: Literal["last", "mean"] = "mean", *, progress: str | None = None) -> list[Tensor]:
+        """Vectors `[H]` of length 1: the final-normed hidden state of the "last" token, or the "mean" over all."""
+        jobs: list[_Job] = [(pooling, sequence, None) for sequence in sequences]
+        pooled = [request.pooled for request in self._read(jobs, None, progress)]
+        return [torch.nn.functional.normalize(row.float(), dim=0) for row in pooled if row is not None]
+
+    # What is asked for one at a time
+
+    def submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        task: Task = "generate",
+        first_logprob: int | None = None,
+        answer: AnswerReader | None = None,
+        adapter: str | None = None,
+        on_event: Callable[[TokenEvent], None] | None = None,
+        label: str = "the prompt",
+        index: int | None = None,
+    ) -> Request:
+        """Puts a sequence into the queue; `step` brings it forward.
+
+        Args:
+            first_logprob: For the task "logprobs".
+            answer: Reads the answer, instead of an `AnswerText`.
+            on_event: Called with every token.
+            label: What messages call the sequence.
+
+        Raises:
+            GenerationError: It cannot be served.
+        """
+        config = self.model.config
+        _check_prompt(prompt, config.vocab_size, label)
+        if task in ("generate", "logprobs") and config.head != "lm":
+            raise GenerationError("a reward model scores texts and cannot generate: load a language model")
+        if self.tokenizer is None and answer is None and params.stop:
+            raise GenerationError("stop texts need a tokenizer: pass tokenizer=")
+        stop_ids = frozenset(params.stop_ids + (() if params.ignore_eos else config.eos_token_ids))
+        sampler = None
+        if task == "generate":
+            first_logprob = 1 if params.prompt_logprobs is not None and len(prompt) > 1 else None
+            sampler = RowSampler(params, prompt, sorted(stop_ids), config.vocab_size, self.runner.device)
+            if answer is None and self.tokenizer is not None:
+                answer = AnswerText(StreamDecoder(self.tokenizer), params.stop)
+        reach = len(prompt) + (params.max_new_tokens if task == "generate" else 0)
+        number = self._submitted
+        request = Request(
+            number if index is None else index, prompt, params, task=task, sampler=sampler, answer=answer,
+            salt=root_digest(self.weights_version, adapter, ntk_length(config, reach)), stop_ids=stop_ids,
+            adapter=adapter, first_logprob=first_logprob, on_event=on_event,
+        )  # fmt: skip
+        if task == "logprobs" and request.unjudged is None:
+            request.finish_reason = "stop"  # nothing to judge
+            return request
+        self.scheduler.add(request)
+        self._submitted += 1
+        return request
+
+    def abort(self, request: Request, reason: FinishReason = "aborted") -> None:
+        """Takes a request out; nothing happens to one that is finished."""
+        if not request.finished:
+            request.finish_reason = reason
+            request.times.finished = time.monotonic()
+            self.scheduler.remove(request)
+
+    def weights_changed(self) -> None:
+        """To be called when the model's parameters were changed in place: what is cached is never used again.
+
+        Raises:
+            GenerationError: Sequences are running, half with the old weights.
+        """
+        if self.scheduler.running:
+            raise GenerationError(f"{len(self.scheduler.running)} requests are running: finish or abort them first")
+        self.weights_version += 1
+        self.scheduler.forget_prefixes()
+
+    @property
+    def idle(self) -> bool:
+        return not self.scheduler.running and not self.scheduler.waiting
+
+    def step(self) -> list[Request]:
+        """One forward, and a token for every sequence that it brought to its end.
+
+        Returns:
+            The requests that are finished by it.
+        """
+        pieces = self.scheduler.schedule()
+        if not pieces:
+            return []
+        hidden = self.runner.run(pieces, self.scheduler.tables)
+        judge_prompts(pieces, hidden, self.runner.logits, self.model.config.vocab_size)
+        pool(pieces, hidden)
+        ready, rows, done, offset = [], [], [], 0
+        for request, start, count in pieces:
+            offset += count
+            self.scheduler.computed(request, count)
+            if start + count < len(request.tokens):
+                continue
+            if request.task == "generate":
+                ready.append(request)
+                rows.append(offset - 1)
+            else:
+                request.finish_reason = "stop"
+                done.append(request)
+        if ready:
+            done += self._choose(ready, hidden if len(rows) == offset else hidden[rows])
+        self._count(ready, done)
+        for request in done:
+            request.times.finished = time.monotonic()
+            self.scheduler.remove(request)
+        return done
+
+    def _choose(self, ready: Sequence[Request], hidden: Tensor) -> list[Request]:
+        """Draws a token for each of `ready`, `[len(ready), H]`; returns those that end with it."""
+        logits = self.runner.logits(hidden)
+        chosen = sample(logits, [request.sampler for request in ready if request.sampler is not None])
+        now = time.monotonic()
+        for row, request in enumerate(ready):
+            if request.times.first_token is None:
+                request.times.first_token = now
+            event = self._accept(request, chosen, row)
+            if request.on_event is not None:
+                request.on_event(event)
+        return [request for request in ready if request.finished]
+
+    def _accept(self, request: Request, chosen: Sampled, row: int) -> TokenEvent:
+        if row in chosen.errors:
+            return request.fail(str(chosen.errors[row]))
+        top = TopLogprobs(*chosen.top[row]) if row in chosen.top else None
+        try:
+            return request.accept(chosen.tokens[row], chosen.logprobs[row], top)
+        except Exception as error:  # of this request's own parser or decoder: it alone ends
+            return request.fail(f"{type(error).__name__}: {error}")
+
+    def _count(self, ready: Sequence[Request], done: Sequence[Request]) -> None:
+        counters = self.counters
+        counters.steps += 1
+        counters.new_tokens += len(ready)
+        for request in done:
+            counters.prompt_tokens += request.prompt_length
+            counters.cached_tokens += request.shared or 0
+
+    def _samples(
+        self, prompt: Prompt, params: SamplingParams, adapter: str | None,
+        on_token: Callable[[TokenEvent], None] | None, label: str, index: int,
+    ) -> list[Request]:  # fmt: skip
+        return [
+            self.submit(prompt, one, adapter=adapter, on_event=on_token, label=label, index=index + number)
+            for number, one in enumerate(params.samples())
+        ]
+
+    def _read(
+        self, jobs: Sequence[_Job], adapter: str | None, progress: str | None
+    ) -> list[Request]:
+        requests: list[Request] = []
+        try:
+            for number, (task, sequence, first) in enumerate(jobs):
+                label = f"sequence {number}"
+                requests.append(
+                    self.submit(sequence, READING, task=task, first_logprob=first, adapter=adapter, label=label)
+                )
+            self._run(requests, progress, "text", None)
+        finally:
+            self._drop(requests)
+        return requests
+
+    def _run(
+        self, requests: Sequence[Request], progress: str | None, unit: str,
+        on_finish: Callable[[int, Completion], None] | None,
+    ) -> None:  # fmt: skip
+        left = sum(not request.finished for request in requests)
+        mine = {id(request) for request in requests}
+        bar = Progress(progress, total=len(requests), unit=unit) if progress else None
+        with bar or contextlib.nullcontext():
+            while left:
+                for request in self.step():
+                    if id(request) in mine:
+                        left -= 1
+                        if request.error is not None:
+                            raise GenerationError(f"prompt {request.index}: {request.error}")
+                        if on_finish is not None:
+                            on_finish(request.index, request.completion())
+                        if bar is not None:
+                            bar.advance()
+
+    def _drop(self, requests: Sequence[Request]) -> None:
+        """After an interruption or an error nothing of a call stays behind."""
+        for request in requests:
+            self.abort(request)
+
+
+def _check_prompt(prompt: Prompt, vocab_size: int, label: str) -> None:
+    if not prompt:
+        raise GenerationError(f"{label} is empty: give at least one token (the beginning-of-sequence id)")
+    if min(prompt) < 0 or max(prompt) >= vocab_size:
+        wrong = next(id for id in prompt if not 0 <= id < vocab_size)
+        raise GenerationError(f"{label} holds the id {wrong}, but the model has {vocab_size} tokens")

@@ -1,0 +1,143 @@
+"""Temperature, top-k, top-p and min-p, and the draw from what is left, for many rows at once.
+
+All filters come down to one threshold a row: the smallest score that may still be drawn. A row's result therefore
+never depends on its neighbours, nor on how a sort orders tied scores. Sums go in a fixed order, chunk by chunk: how a
+library splits a long sum among threads depends on how many rows there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from puyulm.engine.params import SamplingParams
+
+# A nucleus is nearly always found among this many of the most likely tokens, and nearly always where not among the
+# second number of them; then the whole row is sorted.
+NUCLEUS_CANDIDATES = 64
+MORE_CANDIDATES = 1024
+CHUNK = 128  # scores that are summed in one go: of the published vocabularies' sizes a divisor
+
+
+def filtered(scores: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    """Applies each row's temperature (above 0), top-k, top-p and min-p.
+
+    Returns:
+        `[B, V]`: scores over temperature, -inf where a token may not be drawn.
+    """
+    scaled, threshold, _ = _scale(scores, params)
+    return scaled if threshold is None else torch.where(scaled < threshold, -torch.inf, scaled)
+
+
+def weights(scores: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    """What is left of each token's likelihood, relative to the most likely one's. `[B, V]` -> `[B, V]`."""
+    scaled, threshold, best = _scale(scores, params)
+    shifted = (scaled - best).exp_()
+    # NaN fails both comparisons and stays, so that a broken row is not drawn from as if it were whole.
+    return shifted if threshold is None else torch.where(scaled < threshold, 0.0, shifted)
+
+
+def total(mass: Tensor) -> Tensor:
+    """Sums of rows, `[B, V]` -> `[B]`, float64."""
+    return _chunked(mass).sum(-1).double().sum(-1)
+
+
+def draw(mass: Tensor, uniforms: Tensor) -> Tensor:
+    """Draws by the inverse of the cumulative distribution in vocabulary order.
+
+    First a chunk is drawn by its mass, and then with what is left of the same uniform number a token in it.
+
+    Args:
+        mass: `[B, V]`, need not sum to 1.
+        uniforms: `[B]` in [0, 1), float64.
+
+    Returns:
+        `[B]` ids. A row that holds a NaN gives any id: its logprob is NaN and tells of it.
+    """
+    chunks = _chunked(mass)
+    chunk, rest = _invert(chunks.sum(-1), uniforms)
+    inside = chunks[torch.arange(len(mass), device=mass.device), chunk]
+    token, _ = _invert(inside, rest)
+    return (chunk * CHUNK + token).clamp_(max=mass.shape[1] - 1)
+
+
+def _invert(mass: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """The place where the cumulative sum passes `uniforms` of the whole, and how far inside its share that is."""
+    # Summed in float64: in float32 the sum of many probabilities is off by more than the rarest of them.
+    cumulative = mass.cumsum(-1, dtype=torch.float64)
+    whole = cumulative[:, -1]
+    # Below the whole, whatever rounding does: the place then has a share, and is never one past the end.
+    target = (uniforms * whole).minimum(torch.nextafter(whole, torch.zeros_like(whole)))[:, None]
+    place = torch.searchsorted(cumulative, target, right=True).clamp_(max=mass.shape[1] - 1)
+    share = mass.gather(1, place).double()
+    before = cumulative.gather(1, place) - share
+    return place.squeeze(1), ((target - before) / share).clamp_(0.0, 1.0).squeeze(1)
+
+
+def _chunked(mass: Tensor) -> Tensor:
+    """`[B, V]` -> `[B, V / CHUNK, CHUNK]`, zeros at the end."""
+    if short := -mass.shape[1] % CHUNK:
+        mass = torch.nn.functional.pad(mass, (0, short))
+    return mass.unflatten(1, (-1, CHUNK))
+
+
+def _scale(scores: Tensor, params: Sequence[SamplingParams]) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Scores over temperature `[B, V]`, the smallest that may be drawn `[B, 1]` (None: all), and the best `[B, 1]`."""
+    numbers = torch.from_numpy(np.array([(p.temperature, p.top_k, p.top_p, p.min_p) for p in params]).T)
+    temperature, top_k, top_p, min_p = numbers[:, :, None]
+    scaled = scores / temperature.to(scores)
+    best = scaled.amax(-1, keepdim=True)
+    threshold = None
+    if (min_p > 0).any():
+        # A token's likelihood relative to the best one's is exp(score - best): no sum over the row is needed.
+        threshold = best + min_p.log().to(scores)
+    if ((top_k > 0) | (top_p < 1)).any():
+        ranked = _rank_threshold(scaled, best, top_k, top_p)
+        threshold = ranked if threshold is None else threshold.maximum(ranked)
+    return scaled, threshold, best
+
+
+def _rank_threshold(scaled: Tensor, best: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """The smallest score that top-k and top-p keep, `[B, 1]`; -inf where both are off. `top_k` and `top_p` `[B, 1]`
+    are on the CPU."""
+    vocab_size = scaled.shape[1]
+    top_k = torch.where(top_k > 0, top_k, vocab_size).clamp_(max=vocab_size).long()
+    # Of the whole row top-p takes its share only where there is no top-k.
+    needs_total = (top_p < 1) & (top_k == vocab_size)
+    target = top_p.to(scaled.device)
+    whole = torch.zeros_like(target)
+    if needs_total.any():
+        whole = total((scaled - best).exp_())[:, None]
+    result = torch.full_like(best, -torch.inf)
+    active = torch.cat(((top_k < vocab_size) | (top_p < 1), top_k, top_p < 1), dim=-1).numpy()
+    pending = np.nonzero(active[:, 0])[0]
+    for depth in (NUCLEUS_CANDIDATES, MORE_CANDIDATES, vocab_size):
+        depth = min(depth, vocab_size)
+        now = pending if depth == vocab_size else pending[(active[pending, 1] <= depth) | (active[pending, 1] == vocab_size)]
+        if len(now):
+            rows = torch.from_numpy(now).to(scaled.device)
+            every = len(now) == len(scaled)
+            k, p, sums = (x if every else x[rows.to(x.device)] for x in (top_k, target, whole))
+            last, found = _rank(scaled if every else scaled[rows], depth, k.to(scaled.device), p, sums)
+            result[rows] = torch.where(found, last, -torch.inf)
+            pending = np.setdiff1d(pending, now[found.squeeze(1).cpu().numpy()], assume_unique=True)
+        if not len(pending):
+            break
+    return result
+
+
+def _rank(scaled: Tensor, depth: int, top_k: Tensor, top_p: Tensor, whole: Tensor) -> tuple[Tensor, Tensor]:
+    """The last score that is kept among the best `depth`, and whether that many were enough to tell, both `[B, 1]`."""
+    ranked = scaled.topk(depth, dim=-1).values
+    # The running sum goes in float64 from the best down, so that how deep a neighbour's filter goes cannot show in it.
+    mass = (ranked - ranked[:, :1]).double().exp_().cumsum(-1)
+    has_k = top_k < scaled.shape[1]
+    within_k = torch.arange(depth, device=scaled.device) < top_k
+    norm = torch.where(has_k, mass.gather(1, top_k.clamp(max=depth) - 1), whole)
+    before = torch.nn.functional.pad(mass[:, :-1], (1, 0))
+    kept = within_k & ((before < top_p * norm) | (top_p >= 1))
+    found = has_k | (mass[:, -1:] >= top_p * norm) | (depth == scaled.shape[1])
+    return ranked.gather(1, (kept.sum(-1, keepdim=True) - 1).clamp_(min=0)), found

@@ -1,0 +1,110 @@
+"""What is read from a step's hidden states besides the next token: log-probabilities of prompts, and vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from puyulm.engine.request import Request, TopLogprobs
+from puyulm.engine.scheduler import Piece
+
+LOGITS_AT_ONCE = 1 << 24  # elements of logits in memory: 64 MiB in float32
+
+
+Head = Callable[[Tensor], Tensor]  # [N, H] -> [N, V] logits in float32
+
+
+class Judged(NamedTuple):
+    """Log-probabilities of N tokens, and of each place's most likely tokens where they were asked for."""
+
+    logprobs: list[float]
+    top: list[TopLogprobs]
+
+
+def log_normaliser(logits: Tensor) -> Tensor:
+    """`[N, V]` -> `[N, 1]`: the logarithm of the sum of exponentials of each row.
+
+    Summed in float64: the order of summation, which depends on the number of rows, then does not show in float32.
+    """
+    best = logits.amax(-1, keepdim=True)
+    return best + (logits - best).exp_().sum(-1, keepdim=True, dtype=torch.float64).log().to(logits.dtype)
+
+
+def top_logprobs(logprobs: Tensor, count: int) -> list[TopLogprobs]:
+    """The `count` most likely tokens of each row of `[N, V]`."""
+    values, ids = logprobs.topk(count, dim=-1)
+    pairs = zip(ids.tolist(), values.tolist(), strict=True)
+    return [TopLogprobs(row_ids, row_values) for row_ids, row_values in pairs]
+
+
+@torch.inference_mode()
+def judge(hidden: Tensor, targets: Sequence[int], head: Head, vocab_size: int, top: int) -> Judged:
+    """How likely each target is after its hidden state. No more than `LOGITS_AT_ONCE` logits are ever held.
+
+    Args:
+        hidden: `[N, H]`, final-normed.
+        targets: N ids.
+        top: Alternatives to list for each.
+    """
+    logprobs: list[float] = []
+    alternatives: list[TopLogprobs] = []
+    wanted = torch.tensor(targets, device=hidden.device)[:, None]
+    step = max(LOGITS_AT_ONCE // vocab_size, 1)
+    for rows, ids in zip(hidden.split(step), wanted.split(step), strict=True):
+        logits = head(rows)
+        normaliser = log_normaliser(logits)
+        logprobs += (logits.gather(1, ids) - normaliser).squeeze(1).tolist()
+        if top:
+            alternatives += top_logprobs(logits.sub_(normaliser), top)
+    return Judged(logprobs, alternatives)
+
+
+def judge_prompts(pieces: Sequence[Piece], hidden: Tensor, head: Head, vocab_size: int) -> None:
+    """Gives requests the log-probabilities of their own prompts that they want and that this step makes known.
+
+    Args:
+        hidden: `[T, H]` of all pieces.
+    """
+    places: list[int] = []
+    targets: list[int] = []
+    owners: list[tuple[Request, int]] = []
+    offset = 0
+    for request, start, count in pieces:
+        first = request.unjudged
+        if first is not None:
+            positions = range(max(first, start + 1), min(start + count, request.prompt_length - 1) + 1)
+            places += [offset + position - 1 - start for position in positions]
+            targets += [request.tokens[position] for position in positions]
+            owners.append((request, len(positions)))
+        offset += count
+    if not places:
+        return
+    top = max(request.params.prompt_logprobs or 0 for request, _ in owners)
+    judged = judge(hidden[places], targets, head, vocab_size, top)
+    end = 0
+    for request, count in owners:
+        begin, end = end, end + count
+        request.prompt_logprobs += judged.logprobs[begin:end]
+        if wanted := request.params.prompt_logprobs:
+            rows = judged.top[begin:end]
+            request.prompt_top += [TopLogprobs(row.ids[:wanted], row.logprobs[:wanted]) for row in rows]
+
+
+def pool(pieces: Sequence[Piece], hidden: Tensor) -> None:
+    """Gives requests of the tasks "last" and "mean" their vector as it comes. `[T, H]` of all pieces."""
+    offset = 0
+    for request, start, count in pieces:
+        own = hidden[offset : offset + count]
+        offset += count
+        last = start + count == len(request.tokens)
+        if request.task == "last" and last:
+            request.pooled = own[-1].clone()
+        elif request.task == "mean":
+            # In float64, so that where the prompt was cut into chunks does not show.
+            total = own.sum(0, dtype=torch.float64)
+            if start > 0 and request.pooled is not None:
+                total += request.pooled
+            request.pooled = (total / len(request.tokens)).float() if last else total

@@ -1,0 +1,139 @@
+"""Linear layers of quantised weights, and putting them into a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from puyulm.engine.quant.float8 import Float8Linear, Float8Weight
+from puyulm.engine.quant.rounding import quantize
+from puyulm.engine.quant.settings import QuantSettings
+from puyulm.engine.quant.tensor import Bits, QuantizedWeight
+from puyulm.model.decoder import Decoder, Linear
+
+Activations = Literal["int8"] | None
+AnyWeight = QuantizedWeight | Float8Weight
+
+
+class QuantWeightLinear(nn.Module):
+    """A linear layer that dequantises its weight at every call: correct on any device, fast on none.
+
+    Args:
+        weight: `[N, K]`.
+        bias: `[N]` or None.
+        activations: "int8" rounds each row of the inputs to 8 bits with a scale of its own, as the kernels do that
+            multiply integers; None takes them as they are.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor | None
+    bias: Tensor | None
+
+    def __init__(self, weight: QuantizedWeight, bias: Tensor | None, activations: Activations = None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.bits: Bits = weight.bits
+        self.group_size = weight.group_size
+        self.activations = activations
+        self.register_buffer("codes", weight.codes)
+        self.register_buffer("scales", weight.scales)
+        self.register_buffer("zeros", weight.zeros)
+        self.register_buffer("bias", bias)
+
+    @property
+    def weight(self) -> QuantizedWeight:
+        return QuantizedWeight(self.codes, self.scales, self.zeros, self.bits, self.group_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., K]` -> `[..., N]`."""
+        if self.activations == "int8":
+            x = round_activations(x)
+        return F.linear(x, self.weight.dequantize().to(x.dtype), self.bias)
+
+    def extra_repr(self) -> str:
+        shape = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        return f"{shape}, bits={self.bits}, group_size={self.group_size}, activations={self.activations}"
+
+
+def round_activations(x: Tensor) -> Tensor:
+    """Each row of `[..., K]` rounded to multiples of a 127th of its largest magnitude."""
+    scale = x.abs().amax(-1, keepdim=True).float() / 127
+    rounded = (x.float() / torch.where(scale == 0, 1, scale)).round()
+    return (rounded * scale).to(x.dtype)
+
+
+def quantized_linear(weight: AnyWeight, bias: Tensor | None, activations: Activations = None) -> nn.Module:
+    """The plain layer of a quantised weight."""
+    if isinstance(weight, Float8Weight):
+        return Float8Linear(weight, bias)
+    return QuantWeightLinear(weight, bias, activations)
+
+
+def set_linear(owner: nn.Module, name: str, weight: AnyWeight, activations: Activations = None) -> None:
+    """Replaces the linear of a name ("mlp.down") by one of a quantised weight; its bias stays."""
+    parent, _, last = name.rpartition(".")
+    bias = owner.get_submodule(name).bias
+    bias = bias.detach() if isinstance(bias, Tensor) else None
+    setattr(owner.get_submodule(parent), last, quantized_linear(weight, bias, activations))
+
+
+@torch.no_grad()
+def quantize_in_place(decoder: Decoder, bits: Bits, group_size: int | None = 32) -> Decoder:
+    """Rounds the matrices of a loaded decoder to nearest, one after another; a language-model head gets 8 bits.
+
+    Embeddings, norms, biases and a reward head stay as they are.
+
+    Raises:
+        ConfigError: The groups do not divide the matrices' columns, or a matrix holds infinities or NaN.
+    """
+    settings = QuantSettings(bits=bits, group_size=group_size)
+    settings.require_fits(decoder.config)
+    names = [name for name, module in decoder.named_modules() if isinstance(module, nn.Linear) and name != "head"]
+    for name in names:
+        weight = decoder.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        set_linear(decoder, name, quantize(weight.detach(), bits, group_size))
+    if decoder.config.head == "lm":
+        set_linear(decoder, "head", quantize(decoder.head.weight.detach(), 8, group_size))
+    return decoder
+
+
+@torch.no_grad()
+def pack_quantized(model: Decoder) -> Decoder:
+    """Replaces, in place, the plain layers of a quantised decoder by those that its device runs fast.
+
+    On a CPU: integer kernels, and for e4m3, which no CPU multiplies, float32. Elsewhere nothing changes.
+
+    Returns:
+        The same model.
+    """
+    if model.embed.weight.device.type != "cpu":
+        return model
+    from puyulm.engine.cpu.quantised import QuantLinear
+
+    for owner, name, module in list(_quantized(model)):
+        if isinstance(module, QuantWeightLinear):
+            setattr(owner, name, QuantLinear(module.weight, module.bias))
+        else:
+            setattr(owner, name, _float_linear(module))
+    return model
+
+
+def _quantized(model: nn.Module) -> Iterator[tuple[nn.Module, str, QuantWeightLinear | Float8Linear]]:
+    for owner in model.modules():
+        for name, child in owner.named_children():
+            if isinstance(child, QuantWeightLinear | Float8Linear):
+                yield owner, name, child
+
+
+def _float_linear(module: Float8Linear) -> Linear:
+    linear = Linear(module.in_features, module.out_features, bias=module.bias is not None, device="meta")
+    linear.weight = nn.Parameter(module.weight.dequantize(), requires_grad=False)
+    if module.bias is not None:
+        linear.bias = nn.Parameter(module.bias, requires_grad=False)
+    return linear

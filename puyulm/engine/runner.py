@@ -1,0 +1,73 @@
+"""Runs a step: pieces of sequences in, hidden states out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from puyulm.engine.paged import KVCache, StepLayout, attention_for
+from puyulm.engine.scheduler import Piece
+from puyulm.model.decoder import Decoder
+
+
+class Runner:
+    """A model and the cache it reads.
+
+    Args:
+        tables: The scheduler's block tables are given anew to every step, since they move when they grow.
+    """
+
+    def __init__(self, model: Decoder, cache: KVCache) -> None:
+        self.model, self.cache = model, cache
+        self.device = model.embed.weight.device
+
+    @torch.inference_mode()
+    def run(self, pieces: Sequence[Piece], tables: np.ndarray) -> Tensor:
+        """Final-normed hidden states `[T, H]` of all tokens of the pieces, one piece after another."""
+        attention = attention_for(self.cache, step_layout(pieces, tables, self.cache.block_size, self.device))
+        return self.model(self._ids(pieces), attention.positions, attention)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """`[N, H]` -> `[N, V]`, float32."""
+        return self.model.logits(hidden)
+
+    def _ids(self, pieces: Sequence[Piece]) -> Tensor:
+        ids: list[int] = []
+        for request, start, count in pieces:
+            if count == 1:
+                ids.append(request.tokens[start])
+            else:
+                ids += request.tokens[start : start + count]
+                ids += request.draft[: start + count - len(request.tokens)] if request.draft else ()
+        return torch.tensor(ids, device=self.device)
+
+
+def step_layout(pieces: Sequence[Piece], tables: np.ndarray, block_size: int, device: torch.device) -> StepLayout:
+    """Where the tokens of a step are, as tensors.
+
+    Args:
+        tables: `[rows, W]`: block tables; a piece's is the row of its request.
+    """
+    counts = [piece.count for piece in pieces]
+    ends = [piece.start + piece.count for piece in pieces]
+    starts = np.fromiter(itertools.accumulate(counts, initial=0), dtype=np.int32, count=len(counts) + 1)
+    rows = np.fromiter((piece.request.row for piece in pieces), dtype=np.intp, count=len(pieces))
+    lengths = np.fromiter(ends, dtype=np.int32, count=len(ends))
+    reaches = np.fromiter((piece.request.reach for piece in pieces), dtype=np.int64, count=len(pieces))
+    width = -(-int(lengths.max()) // block_size)
+    block_tables = tables[rows, :width]
+    if len(counts) == starts[-1]:
+        positions = lengths.astype(np.int64) - 1
+        owners = np.arange(len(rows))
+    else:
+        owners = np.repeat(np.arange(len(rows)), counts)
+        positions = np.arange(starts[-1]) - (starts[1:] - lengths)[owners]
+        reaches = reaches[owners]
+    slots = block_tables[owners, positions // block_size].astype(np.int64) * block_size + positions % block_size
+    on_device = (torch.from_numpy(part).to(device) for part in (positions, reaches, slots, starts, lengths, block_tables))
+    return StepLayout(*on_device, counts=counts, ends=ends)
