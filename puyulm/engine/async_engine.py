@@ -53,7 +53,7 @@ class AsyncEngine:
 
     Args:
         engine: Nobody else may touch it from now on.
-        max_waiting: Requests that may wait for a place; more are refused.
+        max_waiting: Requests beyond those that can run at once; more are refused.
 
     Attributes:
         last_step: When the last step ended, in seconds of `time.monotonic`.
@@ -110,7 +110,8 @@ class AsyncEngine:
         ticket = Ticket(asyncio.get_running_loop())
 
         def submit() -> None:
-            if len(self.engine.scheduler.waiting) >= self.max_waiting:
+            # Not the queue's length: what has come since the last step may find a place in the next.
+            if self.engine.scheduler.alive >= self.engine.scheduler.limits.max_running + self.max_waiting:
                 raise QueueFull(f"{self.max_waiting} requests are waiting already: try again in a moment")
             request = self.engine.submit(
                 prompt, params, task=task, first_logprob=first_logprob, answer=answer, adapter=adapter,

@@ -116,7 +116,11 @@ def _rank_threshold(scaled: Tensor, best: Tensor, top_k: Tensor, top_p: Tensor) 
     pending = np.nonzero(active[:, 0])[0]
     for depth in (NUCLEUS_CANDIDATES, MORE_CANDIDATES, vocab_size):
         depth = min(depth, vocab_size)
-        now = pending if depth == vocab_size else pending[(active[pending, 1] <= depth) | (active[pending, 1] == vocab_size)]
+        now = (
+            pending
+            if depth == vocab_size
+            else pending[(active[pending, 1] <= depth) | (active[pending, 1] == vocab_size)]
+        )
         if len(now):
             rows = torch.from_numpy(now).to(scaled.device)
             every = len(now) == len(scaled)

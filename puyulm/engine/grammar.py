@@ -1,16 +1,279 @@
-"""Structured output."""
+"""Structured output: what an answer must be, and which tokens it may therefore go on with.
+
+The parsing is `llguidance`'s (extra `serve`). Its grammars work on bytes, so a token may span any border in the text;
+special tokens are never text and come only where a grammar asks for them by id.
+"""
 
 from __future__ import annotations
 
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from puyulm.errors import GenerationError
+from puyulm.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+# Between the parts of JSON: a blank, or a line break with its indentation. More would let a model that has lost its
+# thread write white space for ever.
+WHITESPACE = r" |\n[ \t]{0,40}"
+
+COMPILED_GRAMMARS = 64  # that a compiler remembers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Grammar:
-    """What an answer must look like."""
+    """What an answer must be. Made by its constructors; `GrammarCompiler.check` says whether it can be had.
 
-    kind: str
+    Attributes:
+        kind: How `text` is written.
+        text: JSON schema, regular expression, Lark grammar, or EBNF as llama.cpp writes it (GBNF).
+    """
+
+    kind: Literal["json_schema", "regex", "lark", "ebnf"]
     text: str
 
+    @classmethod
+    def json_schema(cls, schema: Mapping[str, Any] | str) -> Grammar:
+        """JSON that fits a schema (draft 2020-12). Properties come in the schema's order.
 
-class Matcher: ...
+        Raises:
+            GenerationError: It is not a JSON object.
+        """
+        try:
+            data = json.loads(schema) if isinstance(schema, str) else dict(schema)
+            text = json.dumps(data, ensure_ascii=False)
+        except (TypeError, ValueError) as error:
+            raise GenerationError(f"the JSON schema is not JSON: {error}") from None
+        if not isinstance(data, dict):
+            raise GenerationError(f"the JSON schema must be an object, not {text[:80]}")
+        return cls("json_schema", text)
+
+    @classmethod
+    def json_object(cls) -> Grammar:
+        """Any JSON object."""
+        return cls("json_schema", '{"type": "object"}')
+
+    @classmethod
+    def regex(cls, pattern: str) -> Grammar:
+        """Text that a regular expression (Rust's syntax, no look-around) matches from beginning to end."""
+        return cls("regex", pattern)
+
+    @classmethod
+    def choice(cls, texts: Sequence[str]) -> Grammar:
+        """One of some texts.
+
+        Raises:
+            GenerationError: There are none, or one is empty.
+        """
+        if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
+            raise GenerationError(f"choices must be a list of non-empty texts, not {texts!r}")
+        return cls("lark", "start: " + " | ".join(map(literal, texts)))
+
+    @classmethod
+    def lark(cls, text: str) -> Grammar:
+        """Text of a context-free grammar in Lark's notation, from its rule `start`."""
+        return cls("lark", text)
+
+    @classmethod
+    def ebnf(cls, text: str) -> Grammar:
+        """Text of a context-free grammar in llama.cpp's notation (GBNF), from its rule `root`."""
+        return cls("ebnf", text)
+
+
+def literal(text: str) -> str:
+    """A text as Lark writes it."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+class GrammarCompiler:
+    """Grammars for one tokenizer. May be used by several threads at once.
+
+    Raises:
+        GenerationError: `llguidance` is not installed (by any method).
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._lock = threading.Lock()
+        self._vocabulary: LLTokenizer | None = None
+        self._compiled: OrderedDict[Grammar, LLMatcher] = OrderedDict()
+
+    def check(self, grammar: Grammar) -> None:
+        """Compiles a grammar, so that a request's first step need not.
+
+        Raises:
+            GenerationError: It is faulty, or asks for what cannot be done; the message says what.
+        """
+        self._start(grammar)
+
+    def matcher(self, grammar: Grammar) -> Matcher:
+        """A matcher for one answer. Errors as in `check`."""
+        return Matcher(self._start(grammar).deep_copy(), self.vocabulary)
+
+    @property
+    def vocabulary(self) -> LLTokenizer:
+        """The tokenizer as `llguidance` sees it; made at first use, in a fifth of a second for 100,000 tokens."""
+        with self._lock:
+            if self._vocabulary is None:
+                self._vocabulary = _vocabulary(self.tokenizer)
+            return self._vocabulary
+
+    def _start(self, grammar: Grammar) -> LLMatcher:
+        """The matcher before any token, not to be changed."""
+        with self._lock:
+            if grammar in self._compiled:
+                self._compiled.move_to_end(grammar)
+                return self._compiled[grammar]
+        compiled = _compile(grammar, self.vocabulary)  # without the lock: it may take a second
+        with self._lock:
+            self._compiled[grammar] = compiled
+            if len(self._compiled) > COMPILED_GRAMMARS:
+                self._compiled.popitem(last=False)
+        return compiled
+
+
+class Matcher:
+    """Where one answer stands in its grammar."""
+
+    def __init__(self, matcher: LLMatcher, vocabulary: LLTokenizer) -> None:
+        self._matcher = matcher
+        self._vocabulary = vocabulary
+
+    @property
+    def may_end(self) -> bool:
+        """The text so far is complete; more may follow all the same."""
+        return self._matcher.is_accepting()
+
+    @property
+    def is_finished(self) -> bool:
+        """The text so far is complete, and nothing may follow."""
+        return self._matcher.is_stopped() and not self._matcher.is_error()
+
+    def mask(self, vocab_size: int) -> NDArray[np.bool_]:
+        """Which tokens may come next, `[vocab_size]`; none of them if finished. Tokens that end an answer are not the
+        grammar's business.
+
+        Raises:
+            GenerationError: The grammar grew too complex.
+        """
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        self._raise_error()
+        own = self._vocabulary.vocab_size - 1  # the last one is `_vocabulary`'s end of text
+        mask = np.zeros(vocab_size, dtype=np.bool_)
+        known = min(own, vocab_size)
+        mask[:known] = np.unpackbits(bits, count=known, bitorder="little")
+        return mask
+
+    def consume(self, token: int) -> None:
+        """Goes on by a token.
+
+        Raises:
+            GenerationError: The grammar has no place for it. The matcher is of no use then.
+        """
+        # Asked first, for `consume_token` would write a warning of its own to stderr.
+        if token >= self._vocabulary.vocab_size or self._matcher.validate_tokens([token]) != 1:
+            raise GenerationError(f"the grammar does not allow the token {token} here")
+        self._matcher.consume_token(token)
+        self._raise_error()
+
+    def consume_bytes(self, text: bytes) -> None:
+        """Goes on by text, whatever tokens it came in. Errors as in `consume`."""
+        for token in self._vocabulary.tokenize_bytes(text):
+            self.consume(token)
+
+    def rollback(self, count: int) -> None:
+        """Takes the last tokens back."""
+        if count and not self._matcher.rollback(count):
+            raise GenerationError(f"the grammar cannot go back by {count} tokens")
+
+    def fork(self) -> Matcher:
+        """A copy that goes its own way."""
+        return Matcher(self._matcher.deep_copy(), self._vocabulary)
+
+    def _raise_error(self) -> None:
+        if self._matcher.is_error():
+            raise GenerationError(f"the grammar cannot be followed: {_one_line(self._matcher.get_error())}")
+
+
+def _compile(grammar: Grammar, vocabulary: LLTokenizer) -> LLMatcher:
+    library = _library()
+    try:
+        source = _source(grammar)
+        compiled = library.LLMatcher(
+            vocabulary, source, log_level=0, limits=library.LLParserLimits(verbose_errors=False)
+        )
+        problem = compiled.get_error()
+    except (ValueError, library.gbnf_to_lark.GbnfToLarkError) as error:
+        problem = str(error)
+    if problem:
+        name = {"json_schema": "JSON schema", "regex": "regular expression"}.get(grammar.kind, "grammar")
+        raise GenerationError(f"the {name} cannot be used: {_one_line(problem)}")
+    return compiled
+
+
+def _source(grammar: Grammar) -> str:
+    matcher = _library().LLMatcher
+    if grammar.kind == "json_schema":
+        return matcher.grammar_from_json_schema(grammar.text, defaults={"whitespace_pattern": WHITESPACE})
+    if grammar.kind == "regex":
+        return matcher.grammar_from_regex(grammar.text)
+    text = grammar.text
+    if grammar.kind == "ebnf":
+        text = _library().gbnf_to_lark.gbnf_to_lark(text)
+    return matcher.grammar_from_lark(text)
+
+
+def _one_line(problem: str) -> str:
+    lines = (line.strip() for line in problem.split("<state>")[0].splitlines())
+    return "; ".join(line for line in lines if line.strip("^| "))
+
+
+class _Vocabulary:
+    """A tokenizer in the form that `llguidance.TokenizerWrapper` asks for.
+
+    One more token, which no model has, ends the text: ours are as many as a request wants (`RowSampler` sees to them).
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        size = tokenizer.vocab_size
+        self.eos_token_id = size
+        self.bos_token_id = None
+        self.special_token_ids = [*(id for id in range(size) if tokenizer.is_special(id)), size]
+        self.tokens = [*(_token_bytes(tokenizer, id) for id in range(size)), b"<end>"]
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: str) -> list[int]:
+        if not isinstance(text, str):
+            raise TypeError("text is encoded, not bytes")
+        return self._tokenizer.encode(text, mid_text=True)
+
+
+def _token_bytes(tokenizer: Tokenizer, id: int) -> bytes:
+    if not tokenizer.id_to_token(id):
+        return b""
+    data = tokenizer.token_bytes(id)
+    # That byte marks special tokens in llguidance, and in UTF-8 it has no place.
+    return b"" if data.startswith(b"\xff") else data
+
+
+def _vocabulary(tokenizer: Tokenizer) -> LLTokenizer:
+    library = _library()
+    return library.LLTokenizer(library.TokenizerWrapper(_Vocabulary(tokenizer)))
+
+
+def _library() -> Any:
+    try:
+        import llguidance
+        import llguidance.gbnf_to_lark
+    except ModuleNotFoundError:
+        raise GenerationError("structured output needs llguidance: pip install 'puyulm[serve]'") from None
+    return llguidance

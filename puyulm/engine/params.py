@@ -82,7 +82,9 @@ class SamplingParams:
         if not all(_is_id(id) for id in self.stop_ids):
             raise GenerationError(f"stop_ids must be a tuple of token ids (0 or more), not {self.stop_ids!r}")
         if self.grammar is not None and not isinstance(self.grammar, Grammar):
-            raise GenerationError(f"grammar must be a Grammar (Grammar.json_schema(...) makes one), not {self.grammar!r}")
+            raise GenerationError(
+                f"grammar must be a Grammar (Grammar.json_schema(...) makes one), not {self.grammar!r}"
+            )
         object.__setattr__(self, "logit_bias", _pairs(self.logit_bias))
         # A list of texts or ids, as JSON has it, would make the parameters unhashable.
         object.__setattr__(self, "stop", tuple(self.stop))
@@ -125,7 +127,9 @@ def _pairs(bias: Mapping[int, float] | Iterable[tuple[int, float]]) -> tuple[tup
         raise GenerationError(f"logit_bias must map token ids to numbers, not {bias!r}") from None
     for id, value in pairs.items():
         if not _is_id(id) or isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise GenerationError(f"logit_bias must map token ids (0 or more) to finite numbers, not {id!r} to {value!r}")
+            raise GenerationError(
+                f"logit_bias must map token ids (0 or more) to finite numbers, not {id!r} to {value!r}"
+            )
     return tuple(sorted((id, float(value)) for id, value in pairs.items()))
 
 

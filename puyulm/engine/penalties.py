@@ -36,7 +36,8 @@ class SeenTokens:
         """Counts a token of the answer."""
         place = self._place.setdefault(token, len(self._place))
         if place == len(self._ids):
-            self._ids, self._counts = (np.concatenate((array, np.zeros_like(array))) for array in (self._ids, self._counts))
+            self._ids = np.concatenate((self._ids, np.zeros_like(self._ids)))
+            self._counts = np.concatenate((self._counts, np.zeros_like(self._counts)))
         self._ids[place] = token
         self._counts[place] += 1
 

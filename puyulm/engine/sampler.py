@@ -108,7 +108,7 @@ class RowSampler:
             self.thinking.observe(token)
         if self.matcher is None or token in self._stop_set:
             return
-        if constrained:
+        if constrained and self.constrained:
             self.matcher.consume(token)
         elif self.thinking is not None and (rest := self.thinking.take_rest()):
             self.matcher.consume_bytes(rest)
@@ -160,6 +160,8 @@ class RowSampler:
         mask = self.matcher.mask(vocab_size)
         mask[self._stops] = True
         mask[self.banned()] = False
+        if self.thinking is not None and self.thinking.opening is not None:
+            mask[self.thinking.opening] = True
         if not mask.any():
             raise GenerationError(
                 "the grammar is complete, but no token may end the answer: leave out ignore_eos, or give stop_ids"

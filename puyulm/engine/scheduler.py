@@ -78,6 +78,11 @@ class Scheduler:
         # Blocks of prompts that a running request is about to fill: whoever needs the same waits for them.
         self._filling: dict[Digest, Request] = {}
 
+    @property
+    def alive(self) -> int:
+        """Requests that run or wait."""
+        return len(self.running) + len(self.waiting)
+
     def add(self, request: Request) -> None:
         """Puts a request at the end of the queue.
 

@@ -24,8 +24,8 @@ class ThinkingBudget:
     Args:
         budget: Tokens of thought, tags not counted, before the end is forced; None: `THINKING_BUDGET`.
         in_reasoning: The prompt ended inside the thoughts (with `<think>`).
-        blank_line: Force the blank line that follows thoughts too when the model ends them by itself: for a grammar,
-            which has no place for it.
+        grammar: The answer proper has a grammar. Thoughts then begin only with the tag's own id, and the blank line
+            after them, for which a grammar has no place, is forced where the model did not write it with the tag.
     """
 
     def __init__(
@@ -35,12 +35,12 @@ class ThinkingBudget:
         budget: int | None = None,
         in_reasoning: bool = False,
         *,
-        blank_line: bool = False,
+        grammar: bool = False,
     ) -> None:
         self.inside = in_reasoning
         self._tokenizer = tokenizer
         self._budget = THINKING_BUDGET if budget is None else budget
-        self._blank_line = blank_line
+        self._grammar = grammar
         self._waiting = chat_format.reasoning and not in_reasoning  # for the tag that opens an answer
         tags = ((THINK_OPEN, _OPEN), (THINK_CLOSE, _CLOSE))
         self._tags = {id: tag for marker, tag in tags if (id := marker.find(tokenizer)) is not None}
@@ -48,13 +48,11 @@ class ThinkingBudget:
         self._tail = b""  # the end of the text, as much as a tag may begin in
         self._rest = b""
         self._to_force: tuple[int, ...] = ()
-        self._ending = False
 
     def forced(self) -> int | None:
         """The id that must come next, or None where the model is free."""
-        if not self._to_force and self.inside and not self._ending and self._due():
+        if self.inside and not self._to_force and self._due():
             self._to_force = self._end_ids()
-            self._ending = True
         return self._to_force[0] if self._to_force else None
 
     def observe(self, token: int) -> None:
@@ -62,8 +60,7 @@ class ThinkingBudget:
         if self._to_force:
             # Another id than the forced one ends the forcing: the caller knows better.
             self._to_force = self._to_force[1:] if token == self._to_force[0] else ()
-            if not self._to_force:
-                self.inside = self._ending = False
+            self.inside = bool(self._to_force)
             return
         if not (self.inside or self._waiting):
             return
@@ -73,8 +70,15 @@ class ThinkingBudget:
         self._tail += text
         if self._waiting:
             self._open()
+        if self._grammar and token not in self._tags:
+            self._waiting = False
         if self.inside:
             self._close()
+
+    @property
+    def opening(self) -> int | None:
+        """The id that begins thoughts, where the next token may be it."""
+        return THINK_OPEN.find(self._tokenizer) if self._waiting and not self._tail.strip() else None
 
     def take_rest(self) -> bytes:
         """What the last token held beyond the closing tag and its line breaks; each byte is given once."""
@@ -98,11 +102,10 @@ class ThinkingBudget:
         if not closed:
             self._tail = self._tail[-len(_CLOSE) :]
             return
-        rest = rest.removeprefix(b"\n").removeprefix(b"\n")
-        self._tail, self._rest, self.inside = b"", rest, False
-        if self._blank_line and not rest and not self._ending:
+        self._tail, self._rest, self.inside = b"", rest.removeprefix(b"\n").removeprefix(b"\n"), False
+        if self._grammar and not rest:
             self._to_force = self._blank_line_ids()
-            self._ending = self.inside = bool(self._to_force)
+            self.inside = bool(self._to_force)
 
     def _due(self) -> bool:
         if self._used < self._budget:

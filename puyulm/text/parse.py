@@ -96,6 +96,22 @@ def parse_answer(
     return parser.message
 
 
+def message_of(events: Iterable[Event]) -> Message:
+    """The message that events, or the first of them, sum up to."""
+    events = list(events)
+    reasoning = [event.text for event in events if isinstance(event, ReasoningDelta)]
+    code = [event.text for event in events if isinstance(event, CodeDelta)]
+    ended = [event for event in events if isinstance(event, CallEnd)]
+    return Message(
+        "assistant",
+        "".join(event.text for event in events if isinstance(event, TextDelta)),
+        tool_calls=tuple(event.call for event in ended if event.call is not None),
+        reasoning="".join(reasoning) if reasoning else None,
+        code="".join(code) if code else None,
+        parse_error="; ".join(event.error for event in ended if event.error) or None,
+    )
+
+
 class AnswerParser:
     """Reads an answer token by token.
 
@@ -180,17 +196,7 @@ class _Answer:
         return events
 
     def message(self) -> Message:
-        reasoning = [event.text for event in self._events if isinstance(event, ReasoningDelta)]
-        code = [event.text for event in self._events if isinstance(event, CodeDelta)]
-        ended = [event for event in self._events if isinstance(event, CallEnd)]
-        return Message(
-            "assistant",
-            "".join(event.text for event in self._events if isinstance(event, TextDelta)),
-            tool_calls=tuple(event.call for event in ended if event.call is not None),
-            reasoning="".join(reasoning) if reasoning else None,
-            code="".join(code) if code else None,
-            parse_error="; ".join(event.error for event in ended if event.error) or None,
-        )
+        return message_of(self._events)
 
     def _has_code(self) -> bool:
         return any(isinstance(event, CodeDelta) for event in self._events)

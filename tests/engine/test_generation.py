@@ -266,8 +266,8 @@ def test_several_answers_to_one_prompt_share_its_blocks(decoder: Decoder) -> Non
     params = SamplingParams(n=3, seed=7, max_new_tokens=12, ignore_eos=True)
     done = engine.generate([prompt, prompt_of(4)], [params, GREEDY])
     assert len(done) == 4 and [one.cached_tokens for one in done] == [0, 32, 32, 0]
-    for number, one in enumerate(done[:3]):
-        assert one.ids == generate(decoder, [prompt], params.evolve(n=1, seed=7 + number))[0].ids
+    for one, alone in zip(done, params.samples(), strict=False):
+        assert one.ids == generate(decoder, [prompt], alone)[0].ids
     assert len({tuple(one.ids) for one in done[:3]}) == 3
 
 

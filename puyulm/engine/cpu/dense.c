@@ -37,13 +37,16 @@ typedef struct {
     int half, add; /* half: the panels are bfloat16 */
 } Product;
 
+/* Bytes of a panel's weights for one k. */
+INLINE int64_t width(int half) { return LANES * (half ? sizeof(uint16_t) : sizeof(float)); }
+
 INLINE v16 weights(const void *panel, int64_t k, int half) {
     if (half) return v16_load_bf16((const uint16_t *)panel + k * LANES);
     return v16_load((const float *)panel + k * LANES);
 }
 
 INLINE const char *panel_at(const Product *p, int64_t panel, int half) {
-    return (const char *)p->panels + panel * p->k * LANES * (half ? 2 : 4);
+    return (const char *)p->panels + panel * p->k * width(half);
 }
 
 /* What happens to a finished sum: bias, residual, and out. */
@@ -77,7 +80,7 @@ INLINE void stream(const Product *p, int64_t row, int rows, int64_t first, int p
         for (int64_t k = start; k < stop; k++)
 #pragma GCC unroll 8
             for (int j = 0; j < panels; j++) {
-                if (!half || k % 2 == 0) __builtin_prefetch(w[j] + k * LANES * (half ? 2 : 4) + AHEAD);
+                if (!half || k % 2 == 0) __builtin_prefetch(w[j] + k * width(half) + AHEAD);
                 v16 weight = weights(w[j], k, half);
 #pragma GCC unroll 8
                 for (int r = 0; r < rows; r++) sum[r][j] = v16_fma(v16_set(x[r * p->k + k]), weight, sum[r][j]);
@@ -90,10 +93,10 @@ INLINE void stream(const Product *p, int64_t row, int rows, int64_t first, int p
 }
 
 /* As many panels as there are registers for their sums, then the rest one by one. */
-#define STREAM(ROWS, PANELS)                                                                        \
-    case ROWS:                                                                                      \
+#define STREAM(ROWS, PANELS)                                                                           \
+    case ROWS:                                                                                         \
         for (; first + (PANELS) <= last; first += (PANELS)) stream(p, row, ROWS, first, PANELS, half); \
-        for (; first < last; first++) stream(p, row, ROWS, first, 1, half);                         \
+        for (; first < last; first++) stream(p, row, ROWS, first, 1, half);                            \
         return
 
 INLINE void stream_rows(const Product *p, int64_t row, int rows, int64_t first, int64_t last, int half) {
@@ -138,7 +141,7 @@ static void pack_tile(const Product *p, const Block *b, int64_t tile, float *pac
 
 /* Adds to a tile's sums, [rows][panels], those of `depth` k's. `next` is what will be read after this. */
 INLINE void tile(int rows, int panels, const float *x, const float *const *w, const char *const *next, int64_t depth,
-                 float *sums, int begins) {
+                 float *sums, int begins, int half) {
     v16 sum[TILE_ROWS][TILE_PANELS];
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < panels; j++) sum[r][j] = v16_set(0);
@@ -147,7 +150,7 @@ INLINE void tile(int rows, int panels, const float *x, const float *const *w, co
 #pragma GCC unroll 4
         for (int j = 0; j < panels; j++) {
             weight[j] = v16_load(w[j] + k * LANES);
-            __builtin_prefetch(next[j] + k * LANES * sizeof(float), 0, 2);
+            __builtin_prefetch(next[j] + k * width(half), 0, 2);
         }
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++) {
@@ -164,10 +167,10 @@ INLINE void tile(int rows, int panels, const float *x, const float *const *w, co
 }
 
 #define TILE(ROWS) \
-    case ROWS: tile(ROWS, panels, x, w, next, depth, sums, begins); return
+    case ROWS: tile(ROWS, panels, x, w, next, depth, sums, begins, half); return
 
 INLINE void tile_rows(int rows, int panels, const float *x, const float *const *w, const char *const *next,
-                      int64_t depth, float *sums, int begins) {
+                      int64_t depth, float *sums, int begins, int half) {
     switch (rows) {
         TILE(1); TILE(2); TILE(3); TILE(4); TILE(5); TILE(6);
 #if TILE_ROWS == 14
@@ -186,8 +189,7 @@ INLINE void block_panels(const Product *p, const Block *b, const float *packed, 
         const char *next[TILE_PANELS];
         for (int j = 0; j < panels; j++) {
             const char *panel = panel_at(p, first + j, half);
-            int64_t size = LANES * (half ? 2 : 4), ahead = k + DEPTH < p->k ? k + DEPTH : p->k * panels;
-            next[j] = panel + ahead * size;
+            next[j] = panel + (k + DEPTH < p->k ? k + DEPTH : p->k * panels) * width(half);
             if (half)
                 for (int64_t i = 0; i < depth; i++) v16_store(wide[j] + i * LANES, weights(panel, k + i, 1));
             w[j] = half ? wide[j] : (const float *)panel + k * LANES;
@@ -195,12 +197,12 @@ INLINE void block_panels(const Product *p, const Block *b, const float *packed, 
         for (int64_t t = 0; t < b->tiles; t++) {
             int64_t start = tile_start(b, t), rows = tile_start(b, t + 1) - start;
             tile_rows((int)rows, panels, packed + start * p->k + k * rows, w, next, depth,
-                      sums + start * panels * LANES, k == 0);
+                      sums + start * panels * LANES, k == 0, half);
         }
     }
     for (int64_t r = 0; r < b->rows; r++)
         for (int j = 0; j < panels; j++)
-            finish(p, b->row + r, first + j, p->k ? v16_load(sums + (r * panels + j) * LANES) : v16_set(0));
+            finish(p, b->row + r, first + j, v16_load(sums + (r * panels + j) * LANES));
 }
 
 INLINE void many_rows(const Product *p, float *packed, int64_t first, int64_t last, int half) {
@@ -240,14 +242,18 @@ void dense_linear(const float *x, const void *panels, int half, const float *bia
     free(packed);
 }
 
-/* Rows of W: tokens [m] -> y [m, k]. */
-void dense_rows(const int64_t *tokens, int64_t m, const void *panels, int half, float *y, int64_t k, int threads) {
+/* Rows of W: ids [m] -> y [m, k]. Gives the place of an id that is not below n, or -1 where all are. */
+int64_t dense_rows(const int64_t *ids, const void *panels, int half, float *y, int64_t m, int64_t k, int64_t n,
+                   int threads) {
+    for (int64_t i = 0; i < m; i++)
+        if (ids[i] < 0 || ids[i] >= n) return i;
 #pragma omp parallel for num_threads(m > 1 ? threads : 1)
     for (int64_t i = 0; i < m; i++) {
-        int64_t at = tokens[i] / LANES * k * LANES + tokens[i] % LANES;
+        int64_t at = ids[i] / LANES * k * LANES + ids[i] % LANES;
         for (int64_t j = 0; j < k; j++, at += LANES) {
             uint32_t bits = half ? (uint32_t)((const uint16_t *)panels)[at] << 16 : ((const uint32_t *)panels)[at];
             memcpy(y + i * k + j, &bits, sizeof bits);
         }
     }
+    return -1;
 }

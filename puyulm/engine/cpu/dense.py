@@ -93,14 +93,14 @@ class PanelEmbedding(nn.Module):
         Raises:
             IndexError: An id is not in the vocabulary.
         """
-        tokens = tokens.long().contiguous()
-        if tokens.numel() and not (0 <= int(tokens.min()) and int(tokens.max()) < self._vocab_size):
-            raise IndexError(f"token ids must be from 0 to {self._vocab_size - 1}")
-        out = torch.empty(*tokens.shape, self.weight.shape[1])
-        self._look_up(
-            tokens.data_ptr(), tokens.numel(), self._panels.data_ptr(), self._panels.dtype == torch.bfloat16,
-            out.data_ptr(), out.shape[-1], torch.get_num_threads(),
+        ids = tokens.long().contiguous()
+        out = torch.empty(*ids.shape, self.weight.shape[1])
+        wrong = self._look_up(
+            ids.data_ptr(), self._panels.data_ptr(), self._panels.dtype == torch.bfloat16, out.data_ptr(), ids.numel(),
+            out.shape[-1], self._vocab_size, torch.get_num_threads(),
         )  # fmt: skip
+        if wrong >= 0:
+            raise IndexError(f"token id {int(ids.flatten()[wrong])} is not in the vocabulary of {self._vocab_size}")
         return out
 
 
@@ -144,9 +144,8 @@ def _library() -> ctypes.CDLL:
 def declare(library: ctypes.CDLL) -> None:
     """Tells ctypes the functions' arguments."""
     pointer, long, integer = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    library.dense_linear.argtypes = (
-        pointer, pointer, integer, pointer, pointer, long, long, long, integer, integer,
-    )  # fmt: skip
+    sizes = (long, long, long)
+    library.dense_linear.argtypes = (pointer, pointer, integer, pointer, pointer, *sizes, integer, integer)
     library.dense_linear.restype = None
-    library.dense_rows.argtypes = (pointer, long, pointer, integer, pointer, long, integer)
-    library.dense_rows.restype = None
+    library.dense_rows.argtypes = (pointer, pointer, integer, pointer, *sizes, integer)
+    library.dense_rows.restype = long

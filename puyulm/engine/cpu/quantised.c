@@ -57,24 +57,29 @@ static uint32_t largest_bits(const float *x) {
     return largest;
 }
 
+/* Added to a float below 2^22, this rounds it to a whole number, halves to even, and leaves that in the lowest bits. */
+static const float ROUNDER = 0x1.8p23f;
+
 static void round_group(const float *x, int8_t *codes, float *scale, int32_t *sum) {
-    uint32_t bits = largest_bits(x);
-    float largest;
-    memcpy(&largest, &bits, sizeof largest);
-    *scale = bits < 0x7f800000 ? largest / 127.0f : NAN;
+    uint32_t largest = largest_bits(x);
+    float magnitude;
+    memcpy(&magnitude, &largest, sizeof magnitude);
+    *scale = largest < 0x7f800000 ? magnitude / 127.0f : NAN;
     *sum = 0;
     if (!(*scale > 0)) { /* NaN, or too small for a scale */
         memset(codes, 0, GROUP);
         return;
     }
-    int32_t total = 0;
-    for (int i = 0; i < GROUP; i++) {
-        float code = rintf(x[i] / *scale);
-        code = code > 127.0f ? 127.0f : code; /* subnormal scales are coarse */
-        code = code < -127.0f ? -127.0f : code;
-        codes[i] = (int8_t)(int32_t)code;
-        total += (int32_t)code;
+    float rounded[GROUP];
+    for (int i = 0; i < GROUP; i += LANES) {
+        v16 exact = v16_div(v16_load(x + i), v16_set(*scale));
+        exact = v16_max(v16_min(exact, v16_set(127)), v16_set(-127)); /* subnormal scales are coarse */
+        v16_store(rounded + i, v16_add(exact, v16_set(ROUNDER)));
     }
+    int32_t bits[GROUP], total = 0;
+    memcpy(bits, rounded, sizeof bits);
+    for (int i = 0; i < GROUP; i++) codes[i] = (int8_t)bits[i];
+    for (int i = 0; i < GROUP; i++) total += codes[i];
     *sum = total;
 }
 
@@ -139,7 +144,7 @@ INLINE void tile(int bits, int rows, int panels, const Weight *w, int64_t panel,
     sums zeros[STREAMS], exact[MANY_ROWS];
     for (int r = 0; r < rows; r++)
         for (int p = 0; p < panels; p++) total[r][p] = v16_set(0);
-    for (int p = 0; p < panels; p++) zeros[p] = sums_set(8);
+    for (int p = 0; p < panels; p++) weight_scales[p] = v16_set(0), zeros[p] = sums_set(8);
 
     for (int64_t s = 0, group = 0; s < w->scale_groups; s++) {
 #pragma GCC unroll 4

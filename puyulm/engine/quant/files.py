@@ -64,7 +64,7 @@ def stored_header(config: ModelConfig, scheme: Scheme, dtype: torch.dtype) -> He
             if matrix is None:
                 header[name] = (dtype, slot.shape)
                 continue
-            for suffix, entry in matrix.tensors(slot.shape[0], slot.shape[1]).items():
+            for suffix, entry in matrix.stored(slot.shape[0], slot.shape[1]).items():
                 header[f"{base_name(name)}.{suffix}"] = entry
     return header
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from puyulm.engine.quant.float8 import E4M3, Float8Weight
 from puyulm.engine.quant.linear import Activations, AnyWeight
+from puyulm.engine.quant.published import Entry
 from puyulm.engine.quant.rounding import scale_dtype
 from puyulm.engine.quant.settings import QuantSettings
 from puyulm.engine.quant.tensor import Bits, QuantizedWeight
@@ -37,7 +38,7 @@ class MatrixScheme:
     group_size: int | None = None
     zero_point: bool = False
 
-    def tensors(self, rows: int, columns: int) -> dict[str, tuple[torch.dtype, tuple[int, int]]]:
+    def stored(self, rows: int, columns: int) -> dict[str, tuple[torch.dtype, tuple[int, int]]]:
         """Suffix, type and shape of each tensor that stands for a matrix `[rows, columns]`."""
         if self.kind == "float8":
             return {"codes": (E4M3, (rows, columns)), "scales": (torch.float32, (rows, 1))}
@@ -45,6 +46,16 @@ class MatrixScheme:
         codes = (torch.int8, (rows, columns)) if self.bits == 8 else (torch.uint8, (rows, columns // 2))
         tensors = {"codes": codes, "scales": (scale_dtype(columns, size), (rows, columns // size))}
         return tensors | ({"zeros": (torch.uint8, (rows, columns // size))} if self.zero_point else {})
+
+    def tensors(self, rows: int, columns: int) -> dict[str, Entry]:
+        """The same, with the types that a reader takes."""
+        return {suffix: ((dtype,), shape) for suffix, (dtype, shape) in self.stored(rows, columns).items()}
+
+    def misfit(self, rows: int, columns: int) -> str | None:
+        """Why a matrix of this shape cannot be stored so, or None."""
+        if self.group_size is not None and columns % self.group_size:
+            return f"has {columns} columns, which groups of {self.group_size} do not divide"
+        return "has an odd number of columns" if self.bits == 4 and columns % 2 else None
 
     def take_apart(self, weight: AnyWeight) -> dict[str, Tensor]:
         """The tensors of a matrix, by suffix."""
@@ -55,10 +66,11 @@ class MatrixScheme:
                 parts["zeros"] = weight.zeros
         return parts
 
-    def put_together(self, parts: Mapping[str, Tensor], columns: int) -> AnyWeight:
+    def unpack(self, parts: Mapping[str, Tensor]) -> AnyWeight:
         """The matrix of some tensors."""
         if self.kind == "float8":
             return Float8Weight(parts["codes"], parts["scales"])
+        columns = parts["codes"].shape[1] * (2 if self.bits == 4 else 1)
         zeros = parts.get("zeros")
         if zeros is not None and bool((zeros == 8).all()):
             zeros = None
@@ -85,8 +97,7 @@ class Scheme:
         """The scheme of one of our parameters; None where it is stored as it is."""
         if parameter == "head.weight":
             return self.head
-        is_matrix = parameter.startswith("layers.") and parameter.endswith(".weight") and "norm" not in parameter
-        return self.layers if is_matrix else None
+        return self.layers if is_layer_matrix(parameter) else None
 
 
 def scheme_of(settings: QuantSettings, config: ModelConfig) -> Scheme:
@@ -141,6 +152,11 @@ def part_slot(slot: Slot, columns: int) -> Slot:
     """Where the rows of a published matrix lie in one of the tensors of a fused matrix, which has other columns."""
     view = None if slot.view is None else (*slot.view[:-1], columns)
     return Slot(slot.parameter, (slot.shape[0], columns), view, slot.parts)
+
+
+def is_layer_matrix(parameter: str) -> bool:
+    """Whether one of our parameters is a matrix of a layer."""
+    return parameter.startswith("layers.") and parameter.endswith(".weight") and "norm" not in parameter
 
 
 def base_name(name: str) -> str:

@@ -8,7 +8,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from puyulm.model.checkpoint import Rows, each_published, empty_decoder, load_config, load_model, stored_dtype
+from puyulm.model.checkpoint import (
+    Rows,
+    each_published,
+    empty_decoder,
+    load_config,
+    load_model,
+    refuse_quantized,
+    stored_dtype,
+)
 from puyulm.model.decoder import Block, Linear, RMSNorm
 from puyulm.model.layouts import Slot
 
@@ -27,6 +35,7 @@ class FloatSource:
     """
 
     def __init__(self, path: Path) -> None:
+        refuse_quantized(path)
         self.path = path
         self.config = load_config(path)
         self.dtype = stored_dtype(self.config)

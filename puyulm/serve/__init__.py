@@ -1,0 +1,1 @@
+"""The engine over HTTP, in the OpenAI protocol."""

@@ -1,0 +1,147 @@
+"""What goes wrong, as the OpenAI protocol says it: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from puyulm.errors import PuyuError, QueueFull
+
+log = logging.getLogger("puyulm.serve")
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_FIELD = re.compile(r"([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*)(?=:| must )")
+_CLIENT_LEFT = 499  # as nginx counts it; nobody reads the answer
+_SHOWN = 100  # characters of a wrong value that a message repeats
+
+
+class ApiError(PuyuError):
+    """An answer other than 200.
+
+    Attributes:
+        status: Of HTTP.
+        param: The field of the request that is wrong.
+        code: For programs.
+        retry_after: Seconds after which trying again makes sense.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code, self.retry_after = status, param, code, retry_after
+
+
+class ClientLeft(Exception):
+    """Nobody waits for the answer any more."""
+
+
+def error_body(error: BaseException) -> dict[str, Any]:
+    """The JSON of an error. What is not meant for clients stays in the log."""
+    if not isinstance(error, PuyuError):
+        return _body("the server failed at this request; its log says more", 500)
+    if isinstance(error, ApiError):
+        return _body(str(error), error.status, error.param, error.code)
+    if isinstance(error, QueueFull):
+        return _body(str(error), 429, code="queue_full")
+    field = _FIELD.match(str(error))
+    return _body(str(error), 400, field[1] if field else None)
+
+
+def error_response(error: BaseException) -> Response:
+    """The response to a request that failed."""
+    retry_after = error.retry_after if isinstance(error, ApiError) else 1 if isinstance(error, QueueFull) else None
+    return respond(error_body(error), status_of(error), retry_after)
+
+
+def status_of(error: BaseException) -> int:
+    """Of HTTP, for any exception."""
+    if isinstance(error, ApiError):
+        return error.status
+    if isinstance(error, QueueFull):
+        return 429
+    return 400 if isinstance(error, PuyuError) else 500
+
+
+def respond(body: Mapping[str, Any], status: int, retry_after: float | None = None) -> Response:
+    """An error's response."""
+    headers = {} if retry_after is None else {"Retry-After": str(max(1, round(retry_after + 0.5)))}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(body, status, headers)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Makes every failure of an app an error of the protocol."""
+
+    @app.exception_handler(PuyuError)
+    async def refused(request: Request, error: PuyuError) -> Response:
+        return error_response(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return error_response(_invalid(error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        message = str(error.detail)
+        if error.status_code == 404:
+            message = f"there is nothing at {request.url.path}"
+        elif error.status_code == 405:
+            message = f"{request.url.path} does not take {request.method}"
+        response = respond(_body(message, error.status_code), error.status_code)
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(ClientLeft)
+    async def left(request: Request, error: ClientLeft) -> Response:
+        return Response(status_code=_CLIENT_LEFT)
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        return error_response(error)
+
+
+def _invalid(errors: Sequence[Mapping[str, Any]]) -> ApiError:
+    """One line for the first thing that does not fit the request's schema."""
+    first = errors[0]
+    place = [part for part in first["loc"] if part != "body"]
+    if first["type"] == "json_invalid":
+        return ApiError(f"the body is not JSON: {first.get('ctx', {}).get('error', 'it cannot be read')}")
+    # A union reports one error for each of its members: names of types in the place are of no use to a client.
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place if _is_field(part)).lstrip(".")
+    message = str(first["msg"]).removeprefix("Value error, ")
+    value = first.get("input")
+    shown = f" (not {_short(value)})" if value is None or isinstance(value, str | int | float | bool) else ""
+    if not field:
+        return ApiError(f"the body: {message}: it must be a JSON object, sent as application/json")
+    return ApiError(f"{field}: {message}{shown}", param=field)
+
+
+def _is_field(part: object) -> bool:
+    return isinstance(part, int) or (isinstance(part, str) and re.fullmatch(r"[a-z_]\w*", part) is not None and part not in ("str", "int", "float", "bool"))
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+
+
+def _body(message: str, status: int, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    # Half a surrogate pair, which JSON can spell, cannot be sent.
+    message = message.encode("utf-8", "replace").decode("utf-8")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

@@ -1,0 +1,125 @@
+"""Who may ask, how often, and how much at once: plain ASGI, in front of everything."""
+
+from __future__ import annotations
+
+import hmac
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from puyulm.serve.errors import ApiError, error_response
+from puyulm.serve.settings import RateLimit, ServeSettings
+
+OPEN_PATHS = frozenset({"/health", "/version"})  # of load balancers, which have no key
+MAX_BUCKETS = 10_000
+
+
+class TokenBuckets:
+    """One bucket for each client; taking from an empty one tells how long to wait.
+
+    Args:
+        clock: Seconds.
+    """
+
+    def __init__(self, limit: RateLimit, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit, self._clock = limit, clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client -> tokens, when
+
+    def take(self, client: str) -> float:
+        """Seconds until the client may ask again; 0: it may ask now, and has."""
+        now, rate = self._clock(), self._limit.count / self._limit.seconds
+        tokens, then = self._buckets.pop(client, (float(self._limit.count), now))
+        tokens = min(self._limit.count, tokens + (now - then) * rate)
+        wait = 0.0 if tokens >= 1 else (1 - tokens) / rate
+        self._buckets[client] = (tokens if wait else tokens - 1, now)
+        if len(self._buckets) > MAX_BUCKETS:
+            self._buckets.popitem(last=False)
+        return wait
+
+
+class Gate:
+    """Lets requests in, or answers them itself."""
+
+    def __init__(self, app: ASGIApp, settings: ServeSettings, is_draining: Callable[[], bool]) -> None:
+        self.app = app
+        self._settings = settings
+        self._is_draining = is_draining
+        self._keys = [key.encode() for key in settings.api_keys]
+        self._buckets = None if settings.rate_limit is None else TokenBuckets(settings.rate_limit)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = Headers(scope=scope).get("x-request-id", "")[:100]
+        if not request_id.isascii() or not request_id.isprintable() or not request_id:
+            request_id = uuid.uuid4().hex
+        marked = _with_header(send, b"x-request-id", request_id.encode())
+        try:
+            if scope["path"] not in OPEN_PATHS:
+                self._admit(scope)
+        except ApiError as error:
+            await error_response(error)(scope, receive, marked)
+            return
+        await self.app(scope, _bounded(receive, self._settings.max_body), marked)
+
+    def _admit(self, scope: Scope) -> None:
+        client = self._client(scope)
+        if scope["method"] not in ("POST", "PUT", "PATCH"):
+            return
+        if self._is_draining():
+            raise ApiError("the server is about to end and takes no new requests", status=503, retry_after=5)
+        if self._buckets is not None and (wait := self._buckets.take(client)):
+            limit = self._settings.rate_limit
+            assert limit is not None
+            raise ApiError(
+                f"more than {limit.count} requests in {limit.seconds:g} seconds: wait {wait:.1f} seconds",
+                status=429, code="rate_limit_exceeded", retry_after=wait,
+            )  # fmt: skip
+
+    def _client(self, scope: Scope) -> str:
+        """Whose request it is: the key, or the address where there are no keys."""
+        if not self._keys:
+            return str((scope.get("client") or ("",))[0])
+        kind, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+        given = key.strip().encode("latin-1", "replace")
+        # All are compared, so that the time tells nothing.
+        if kind.lower() == "bearer" and any([hmac.compare_digest(given, known) for known in self._keys]):
+            return key
+        raise ApiError(
+            "this server wants an API key: send it as 'Authorization: Bearer KEY'"
+            if not key
+            else "the API key is not one of this server's",
+            status=401, code="invalid_api_key",
+        )  # fmt: skip
+
+
+def _bounded(receive: Receive, most: int) -> Receive:
+    """`receive`, which refuses to read on after so many bytes."""
+    read = 0
+
+    async def bounded() -> Message:
+        nonlocal read
+        message = await receive()
+        if message["type"] == "http.request":
+            read += len(message.get("body", b""))
+            if read > most:
+                # FastAPI hands on exceptions of this kind alone while it reads a body.
+                raise HTTPException(413, f"the request has more than {most:,} bytes: send less at once")
+        return message
+
+    return bounded
+
+
+def _with_header(send: Send, name: bytes, value: bytes) -> Send:
+    async def with_header(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), (name, value)]}
+        await send(message)
+
+    return with_header

@@ -1,0 +1,199 @@
+"""Bodies of requests. Types are strict; fields that nobody knows are ignored, as clients send many.
+
+Besides OpenAI's fields there are those of the engine: `top_k`, `min_p`, `repetition_penalty`, `min_tokens`,
+`ignore_eos`, `stop_token_ids`, `regex`, `choice`, `grammar`, `enable_thinking`, `thinking_budget`, `return_token_ids`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_TOP = 20  # alternatives to a token, as in OpenAI's protocol
+MAX_INPUTS = 2048  # texts in one request, likewise
+
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Text = str
+TextOrIds = str | list[str] | Ids | list[Ids]
+Stop = Annotated[str, Field(min_length=1, max_length=1000)]
+Conversation = Annotated[list[dict[str, Any]], Field(min_length=1)]
+
+
+class Body(BaseModel):
+    """What all have in common."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
+
+    model: str | None = None
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    include_usage: bool = False
+
+
+class SamplingBody(Body):
+    """How answers are drawn; None: as the checkpoint wants it."""
+
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None  # -1: all, as 0
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=64)] | None = None
+    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=256)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    ignore_eos: bool | None = None
+    regex: str | None = None
+    choice: Annotated[list[str], Field(min_length=1)] | None = None
+    grammar: str | None = None
+    return_token_ids: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """`{"type": "json_schema", "json_schema": {"name", "schema"}}`, "json_object" or "text"."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: dict[str, Any] | None = None
+
+
+class ThinkingBody(BaseModel):
+    """Whether the model thinks before it answers, and for how long."""
+
+    enable_thinking: bool | None = None
+    thinking_budget: Annotated[int, Field(ge=0)] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class ChatBody(SamplingBody, ThinkingBody):
+    """`POST /v1/chat/completions`."""
+
+    messages: Conversation
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    continue_final_message: bool | None = None
+    functions: list[Any] | None = None
+    function_call: Any = None
+
+
+class CompletionBody(SamplingBody):
+    """`POST /v1/completions`."""
+
+    prompt: TextOrIds
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: int | None = None
+    response_format: ResponseFormat | None = None
+
+
+class EmbeddingBody(Body):
+    """`POST /v1/embeddings`."""
+
+    input: TextOrIds
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+    pooling: Literal["mean", "last"] = "mean"
+
+
+class PoolingBody(Body):
+    """`POST /pooling`: `messages` (one conversation or several) or `input`."""
+
+    input: TextOrIds | None = None
+    messages: Conversation | Annotated[list[Conversation], Field(min_length=1, max_length=MAX_INPUTS)] | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    pooling: Literal["mean", "last"] = "mean"
+
+
+class ScoreBody(Body):
+    """`POST /v1/score`: `messages`, or questions (`text_1`) and answers (`text_2`)."""
+
+    messages: Conversation | Annotated[list[Conversation], Field(min_length=1, max_length=MAX_INPUTS)] | None = None
+    text_1: str | list[str] | None = None
+    text_2: str | list[str] | None = None
+
+
+class RerankBody(Body):
+    """`POST /v1/rerank`."""
+
+    query: str
+    documents: Annotated[list[str | dict[str, Any]], Field(min_length=1, max_length=MAX_INPUTS)]
+    top_n: Annotated[int, Field(ge=1)] | None = None
+    return_documents: bool = True
+
+
+class TokenizeBody(Body):
+    """`POST /tokenize`: `prompt`, or `messages`."""
+
+    prompt: str | None = None
+    messages: Conversation | None = None
+    tools: list[dict[str, Any]] | None = None
+    add_special_tokens: bool = True
+    add_generation_prompt: bool = True
+    return_token_strs: bool = False
+
+
+class DetokenizeBody(Body):
+    """`POST /detokenize`."""
+
+    tokens: list[Annotated[int, Field(ge=0)]]
+    skip_special_tokens: bool = False
+
+
+class LoadAdapterBody(Body):
+    """`POST /v1/load_lora_adapter`."""
+
+    lora_name: Annotated[str, Field(min_length=1, max_length=200)]
+    lora_path: Annotated[str, Field(min_length=1)]
+
+
+class UnloadAdapterBody(Body):
+    """`POST /v1/unload_lora_adapter`."""
+
+    lora_name: str
+
+
+class ResponsesReasoning(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+
+
+class ResponsesBody(Body):
+    """`POST /v1/responses`."""
+
+    input: str | Annotated[list[dict[str, Any]], Field(min_length=1)]
+    instructions: str | None = None
+    stream: bool | None = None
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: dict[str, Any] | None = None
+    reasoning: ResponsesReasoning | None = None
+    metadata: dict[str, str] | None = None
+    previous_response_id: str | None = None
+    conversation: Any = None
+    background: bool | None = None
+    truncation: Literal["auto", "disabled"] | None = None
