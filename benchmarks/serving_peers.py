@@ -122,7 +122,7 @@ def vllm(path: str, bits: str, threads: int) -> Answer:
 
 def puyulm(path: str, bits: str, threads: int) -> Answer:
     from puyulm.engine.config import EngineConfig
-    from puyulm.engine.cpu.onednn import pack_for_inference
+    from puyulm.engine.cpu import pack_for_inference
     from puyulm.engine.engine import Engine
     from puyulm.engine.params import SamplingParams
     from puyulm.engine.quant.linear import pack_quantized, quantize_in_place
@@ -138,7 +138,7 @@ def puyulm(path: str, bits: str, threads: int) -> Answer:
 
     def answer(prompts: Prompts, new: int) -> list[list[int]]:
         params = SamplingParams(temperature=0, max_new_tokens=new, ignore_eos=True)
-        return [done.token_ids for done in engine.generate(prompts, params)]
+        return [done.ids for done in engine.generate(prompts, params)]
 
     return answer
 

@@ -95,6 +95,9 @@ def _facts(name: str, config: ModelConfig, memory: int) -> dict[str, Any]:
             precision: {
                 "bytes": weight_bytes(config, precision),
                 "longest_context": longest_context(config, memory, precision),
+                "longest_context_by_cache": {
+                    cache: longest_context(config, memory, precision, cache) for cache in PRECISIONS
+                },
             }
             for precision in PRECISIONS
         },
@@ -125,10 +128,12 @@ def _describe(facts: dict[str, Any], config: ModelConfig) -> str:
     title = facts["name"] + (f"  {facts['repository']}" if facts.get("repository") else "")
     lines = [title, *([f"note: {facts['note']}"] if facts.get("note") else []), ""]
     lines += [f"{label:<14}{value}" for label, value in rows]
-    lines += ["", f"{'weights':<8}{'bytes':>18}{'':>13}   longest context in {format_bytes(facts['memory'])}"]
+    lines += ["", f"tokens of context in {format_bytes(facts['memory'])}, with keys and values in"]
+    lines.append(f"{'weights':<8}{'bytes':>18}{'':>13}" + "".join(f"{name:>13}" for name in facts["weights"]))
     for precision, row in facts["weights"].items():
-        context = f"{row['longest_context']:,} tokens" if row["longest_context"] else "does not fit"
-        lines.append(f"{precision:<8}{row['bytes']:>18,}{format_bytes(row['bytes']):>13}   {context}")
+        tokens = "".join(f"{count:>13,}" for count in row["longest_context_by_cache"].values())
+        fits = tokens if row["longest_context"] else f"{'does not fit':>15}"
+        lines.append(f"{precision:<8}{row['bytes']:>18,}{format_bytes(row['bytes']):>13}{fits}")
     return "\n".join([*lines, *_remarks(facts, config)])
 
 
@@ -141,9 +146,9 @@ def _rope(config: ModelConfig) -> str:
 def _remarks(facts: dict[str, Any], config: ModelConfig) -> list[str]:
     limit = config.max_position_embeddings
     remarks = [
-        f"Context: {facts['working_reserve']:.0%} of the memory is kept for activations; one sequence, 16-bit cache."
+        f"Context: {facts['working_reserve']:.0%} of the memory is kept for activations; one sequence."
     ]
-    if any(row["longest_context"] > limit for row in facts["weights"].values()):
+    if any(max(row["longest_context_by_cache"].values()) > limit for row in facts["weights"].values()):
         beyond = {
             "none": "nothing stretches it, so expect no sense beyond",
             "linear": "linear scaling is already part of it",

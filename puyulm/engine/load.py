@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from puyulm.engine.cpu.onednn import pack_for_inference
+from puyulm.engine.cpu import pack_for_inference
 from puyulm.engine.params import SamplingParams
 from puyulm.errors import ChatError, GenerationError
 from puyulm.model.checkpoint import load_config, load_model

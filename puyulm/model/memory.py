@@ -6,7 +6,7 @@ What the byte counts assume:
 - "int8": the matrices of the layers in 8 bits with one 16-bit scale per row (output channel).
 - "int4": the matrices of the layers in 4 bits with a 16-bit scale and a 16-bit zero point for every group of 128
   values of a row.
-- Embeddings, head, norms and biases stay in 16 bits, and so does the key/value cache.
+- Embeddings, head, norms and biases stay in 16 bits.
 """
 
 from __future__ import annotations
@@ -88,23 +88,27 @@ def weight_bytes(config: ModelConfig, precision: Precision) -> int:
     return quantised * config.num_layers + 2 * (total - matrices * config.num_layers)
 
 
-def kv_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> int:
-    """Bytes that one token's keys and values take in the cache, over all layers."""
-    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * bytes_per_value
+def kv_bytes_per_token(config: ModelConfig, precision: Precision = "bf16") -> int:
+    """Bytes that one token's keys and values take in the cache, over all layers. In int8 and int4 each head's vector
+    has a 32-bit scale and a 32-bit offset."""
+    width = config.head_dim
+    a_head = {"bf16": 2 * width, "int8": width + 8, "int4": -(-width // 32) * 16 + 8}[precision]
+    return 2 * config.num_layers * config.num_kv_heads * a_head
 
 
-def longest_context(config: ModelConfig, memory: int, precision: Precision) -> int:
+def longest_context(config: ModelConfig, memory: int, precision: Precision, cache: Precision = "bf16") -> int:
     """Tokens whose keys and values fit beside the weights.
 
     Args:
         memory: Bytes of the device. `WORKING_RESERVE` of it is left for activations.
+        precision, cache: Of the weights, and of keys and values.
 
     Returns:
         0 where the weights alone do not fit. The model's own limit (`max_position_embeddings`, rope scaling) is not
         applied.
     """
     free = int(memory * (1 - WORKING_RESERVE)) - weight_bytes(config, precision)
-    return max(free // kv_bytes_per_token(config), 0)
+    return max(free // kv_bytes_per_token(config, cache), 0)
 
 
 def parse_bytes(text: str) -> int:

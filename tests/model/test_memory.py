@@ -82,6 +82,21 @@ def test_longest_context_fills_what_weights_and_reserve_leave() -> None:
     assert longest_context(config, parse_bytes("16GiB"), "bf16") == 0
 
 
+def test_a_million_tokens_fit_one_gpu_of_80_gigabytes_with_four_bits_of_cache() -> None:
+    config, memory = preset("internlm2_5-7b-chat-1m").config, parse_bytes("80GiB")
+    tokens = [longest_context(config, memory, "bf16", cache) for cache in ("bf16", "int8", "int4")]
+    assert tokens[0] < tokens[1] < 2**20 < tokens[2]
+
+
+@pytest.mark.parametrize("name", ["internlm2-7b", "internlm3-8b-instruct", "smollm2-135m-instruct"])
+def test_cache_bytes_are_those_of_the_engine(name: str) -> None:
+    from puyulm.engine.paged import BLOCK_SIZE, block_bytes
+
+    config = preset(name).config
+    for precision, kv_type in (("bf16", "model"), ("int8", "int8"), ("int4", "int4")):
+        assert kv_bytes_per_token(config, precision) * BLOCK_SIZE == block_bytes(config, torch.bfloat16, kv_type)
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [
