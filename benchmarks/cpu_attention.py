@@ -79,17 +79,17 @@ def best(run: Callable[[], object], seconds: float = 0.6) -> float:
     return fastest
 
 
-def mean(run: Callable[[], object], seconds: float = 0.3, rounds: int = 3) -> float:
-    """Seconds of a call, the best of a few rounds' means: for calls too short to be timed alone."""
+def rate(run: Callable[[], object], seconds: float = 0.6) -> float:
+    """Seconds of a call within the fastest of many short runs of calls, for those too short to be timed alone."""
+    start = time.perf_counter()
     run()
-    fastest = float("inf")
-    for _ in range(rounds):
-        calls, start = 0, time.perf_counter()
-        while (passed := time.perf_counter() - start) < seconds:
+    calls = max(1, int(0.01 / (time.perf_counter() - start)))
+
+    def several() -> None:
+        for _ in range(calls):
             run()
-            calls += 1
-        fastest = min(fastest, passed / calls)
-    return fastest
+
+    return best(several, seconds) / calls
 
 
 def prefill(shape: tuple[int, int, int], tokens: int) -> Iterator[str]:
@@ -112,7 +112,7 @@ def decode(shape: tuple[int, int, int], context: int, batch: int) -> Iterator[st
     layout = layout_of(context - 1, 1, batch)
     blocks = batch * -(-context // BLOCK_SIZE)
     q, k, v = qkv(shape, batch)
-    theirs = mean(sdpa_decode(shape, context, batch))
+    theirs = rate(sdpa_decode(shape, context, batch))
     for kv_type in KV_TYPES:
         size = block_bytes(config_of(shape, 1), torch.float32, kv_type) * blocks
         layers = min(64, max(2, CACHE_BYTES // size))
@@ -120,9 +120,9 @@ def decode(shape: tuple[int, int, int], context: int, batch: int) -> Iterator[st
         for store in (*cache.keys, *cache.values):
             store.random_(0, 8) if kv_type != "model" else store.normal_()
         attention, turn = attention_for(cache, layout), cycle(range(layers))
-        ours = mean(lambda attention=attention, turn=turn: attention(next(turn), q, k, v))  # type: ignore[misc]
+        ours = rate(lambda attention=attention, turn=turn: attention(next(turn), q, k, v))  # type: ignore[misc]
         plain = PagedAttention(cache, layout)
-        slow = mean(lambda plain=plain, turn=turn: plain(next(turn), q, k, v), 0.1, 1)  # type: ignore[misc]
+        slow = rate(lambda plain=plain, turn=turn: plain(next(turn), q, k, v), 0.1)  # type: ignore[misc]
         yield (
             f"decode {batch} x {context:>5} {kv_type:>5}: {ours * 1e6:8.1f} us {size / ours / 1e9:5.1f} GB/s   "
             f"SDPA, contiguous float32 {theirs * 1e6:8.1f} us {theirs / ours:5.2f}x   plain {slow * 1e6:8.1f} us"

@@ -13,6 +13,7 @@ from puyulm.engine.engine import READING, Engine, Prompt
 from puyulm.engine.params import SamplingParams
 from puyulm.engine.request import Completion, Request, Task, TokenEvent
 from puyulm.engine.text import AnswerReader
+from puyulm.engine.thinking import ThinkingBudget
 from puyulm.errors import GenerationError, QueueFull
 
 T = TypeVar("T")
@@ -71,6 +72,11 @@ class AsyncEngine:
         self._thread = threading.Thread(target=self._work, name="puyulm-engine", daemon=True)
         self._thread.start()
 
+    @property
+    def alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
+
     async def stream(
         self, prompt: Prompt, params: SamplingParams, *, answer: AnswerReader | None = None, adapter: str | None = None
     ) -> AsyncIterator[TokenEvent]:
@@ -104,7 +110,7 @@ class AsyncEngine:
 
     async def open(
         self, prompt: Prompt, params: SamplingParams, *, task: Task = "generate", first_logprob: int | None = None,
-        answer: AnswerReader | None = None, adapter: str | None = None,
+        answer: AnswerReader | None = None, thinking: ThinkingBudget | None = None, adapter: str | None = None,
     ) -> Ticket:  # fmt: skip
         """Submits a request. The caller must end with `give_up`, whatever happens."""
         ticket = Ticket(asyncio.get_running_loop())
@@ -114,7 +120,8 @@ class AsyncEngine:
             if self.engine.scheduler.alive >= self.engine.scheduler.limits.max_running + self.max_waiting:
                 raise QueueFull(f"{self.max_waiting} requests are waiting already: try again in a moment")
             request = self.engine.submit(
-                prompt, params, task=task, first_logprob=first_logprob, answer=answer, adapter=adapter,
+                prompt, params, task=task, first_logprob=first_logprob, answer=answer,
+                thinking=thinking, adapter=adapter,
                 on_event=lambda event: self._fresh.setdefault(id(request), []).append(event),
             )  # fmt: skip
             ticket.request = request

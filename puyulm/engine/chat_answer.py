@@ -53,7 +53,8 @@ class ChatAnswer:
 
     def take_events(self) -> list[Event]:
         """The events since the last time."""
-        taken, self._taken = self._events[self._taken :], len(self._events)
+        end = len(self._events)  # read once: a server takes events in another thread than the one that adds them
+        taken, self._taken = self._events[self._taken : end], end
         return taken
 
     def push(self, id: int, may_stop: bool = True) -> str:

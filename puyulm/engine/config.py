@@ -42,8 +42,14 @@ class EngineConfig:
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise GenerationError(f"{name} must be a positive whole number, not {value!r}")
 
-    def limits(self, model: ModelConfig, dtype: torch.dtype, device: torch.device) -> Limits:
-        """What fits.
+    def limits(self, num_blocks: int, device: torch.device) -> Limits:
+        """What the scheduler keeps to, with a cache of so many blocks."""
+        default = CPU_STEP_TOKENS if device.type == "cpu" else GPU_STEP_TOKENS
+        step_tokens = max(self.step_tokens or default, self.max_running)
+        return Limits(num_blocks, BLOCK_SIZE, self.max_running, step_tokens, self.prefix_cache)
+
+    def num_blocks(self, model: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
+        """Blocks of the key/value cache that fit.
 
         Raises:
             GenerationError: Not even one block does.
@@ -55,9 +61,7 @@ class EngineConfig:
                 f"the key/value cache needs at least {format_bytes(size)} for {BLOCK_SIZE} tokens, "
                 f"but {format_bytes(self.memory or free_memory(device))} are there: give it more memory"
             )
-        default = CPU_STEP_TOKENS if device.type == "cpu" else GPU_STEP_TOKENS
-        step_tokens = max(self.step_tokens or default, self.max_running)
-        return Limits(num_blocks, BLOCK_SIZE, self.max_running, step_tokens, self.prefix_cache)
+        return num_blocks
 
     def _blocks(self, model: ModelConfig, size: int, device: torch.device) -> int:
         if self.memory is not None:

@@ -23,6 +23,7 @@ from torch import Tensor
 from puyulm.engine.blocks import root_digest
 from puyulm.engine.config import EngineConfig
 from puyulm.engine.context import ntk_length
+from puyulm.engine.grammar import GrammarCompiler, Matcher
 from puyulm.engine.judge import judge_prompts, pool
 from puyulm.engine.paged import KVCache
 from puyulm.engine.params import SamplingParams
@@ -31,7 +32,9 @@ from puyulm.engine.runner import Runner
 from puyulm.engine.sampler import RowSampler, Sampled, sample
 from puyulm.engine.scheduler import Scheduler
 from puyulm.engine.text import AnswerReader, AnswerText
+from puyulm.engine.thinking import ThinkingBudget
 from puyulm.errors import GenerationError
+from puyulm.model.config import ModelConfig
 from puyulm.model.decoder import Decoder
 from puyulm.progress import Progress
 from puyulm.text.stream import StreamDecoder
@@ -66,6 +69,7 @@ class Engine:
         model: Decoder in evaluation mode; on CPUs `puyulm.engine.cpu.pack_for_inference` makes it fast.
         tokenizer: Needed for stop texts and for `Completion.text`.
         config: Sizes.
+        runner: Runs the steps, over a cache that it brings; None: this process alone.
 
     Example:
         >>> engine = Engine(model, tokenizer)
@@ -73,16 +77,21 @@ class Engine:
         >>> done.text
     """
 
-    def __init__(self, model: Decoder, tokenizer: Tokenizer | None = None, config: EngineConfig | None = None) -> None:
+    def __init__(
+        self,
+        model: Decoder,
+        tokenizer: Tokenizer | None = None,
+        config: EngineConfig | None = None,
+        *,
+        runner: Runner | None = None,
+    ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.config = config or EngineConfig()
-        weight = model.embed.weight
-        limits = self.config.limits(model.config, weight.dtype, weight.device)
-        cache = KVCache(model.config, limits.num_blocks, weight.dtype, weight.device, self.config.kv_type)
-        self.runner = Runner(model, cache)
-        self.scheduler = Scheduler(limits)
+        self.runner = runner or Runner(model, make_cache(model, model.config, self.config))
+        self.scheduler = Scheduler(self.config.limits(self.runner.cache.num_blocks, self.runner.device))
         self.counters = Counters()
         self.weights_version = 0
+        self.grammars = None if tokenizer is None else GrammarCompiler(tokenizer)
         self._submitted = 0
 
     # What is asked for, all at once
@@ -196,6 +205,7 @@ class Engine:
         task: Task = "generate",
         first_logprob: int | None = None,
         answer: AnswerReader | None = None,
+        thinking: ThinkingBudget | None = None,
         adapter: str | None = None,
         on_event: Callable[[TokenEvent], None] | None = None,
         label: str = "the prompt",
@@ -206,6 +216,7 @@ class Engine:
         Args:
             first_logprob: For the task "logprobs".
             answer: Reads the answer, instead of an `AnswerText`.
+            thinking: Follows the thoughts of this one answer; None: it has none.
             on_event: Called with every token.
             label: What messages call the sequence.
 
@@ -222,7 +233,10 @@ class Engine:
         sampler = None
         if task == "generate":
             first_logprob = 1 if params.prompt_logprobs is not None and len(prompt) > 1 else None
-            sampler = RowSampler(params, prompt, sorted(stop_ids), config.vocab_size, self.runner.device)
+            sampler = RowSampler(
+                params, prompt, sorted(stop_ids), config.vocab_size, self.runner.device,
+                matcher=self._matcher(params), thinking=thinking,
+            )  # fmt: skip
             if answer is None and self.tokenizer is not None:
                 answer = AnswerText(StreamDecoder(self.tokenizer), params.stop)
         reach = len(prompt) + (params.max_new_tokens if task == "generate" else 0)
@@ -256,6 +270,10 @@ class Engine:
             raise GenerationError(f"{len(self.scheduler.running)} requests are running: finish or abort them first")
         self.weights_version += 1
         self.scheduler.forget_prefixes()
+
+    def close(self) -> None:
+        """Ends other processes that work for this engine."""
+        self.runner.end()
 
     @property
     def idle(self) -> bool:
@@ -315,6 +333,13 @@ class Engine:
         except Exception as error:  # of this request's own parser or decoder: it alone ends
             return request.fail(f"{type(error).__name__}: {error}")
 
+    def _matcher(self, params: SamplingParams) -> Matcher | None:
+        if params.grammar is None:
+            return None
+        if self.grammars is None:
+            raise GenerationError("a grammar needs a tokenizer: pass tokenizer=")
+        return self.grammars.matcher(params.grammar)
+
     def _count(self, ready: Sequence[Request], done: Sequence[Request]) -> None:
         counters = self.counters
         counters.steps += 1
@@ -370,6 +395,13 @@ class Engine:
         """After an interruption or an error nothing of a call stays behind."""
         for request in requests:
             self.abort(request)
+
+
+def make_cache(model: Decoder, shape: ModelConfig, config: EngineConfig) -> KVCache:
+    """A cache for what `shape` says of a model's heads."""
+    weight = model.embed.weight
+    num_blocks = config.num_blocks(shape, weight.dtype, weight.device)
+    return KVCache(shape, num_blocks, weight.dtype, weight.device, config.kv_type)
 
 
 def _check_prompt(prompt: Prompt, vocab_size: int, label: str) -> None:

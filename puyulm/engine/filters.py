@@ -28,16 +28,18 @@ def filtered(scores: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     Returns:
         `[B, V]`: scores over temperature, -inf where a token may not be drawn.
     """
-    scaled, threshold, _ = _scale(scores, params)
-    return scaled if threshold is None else torch.where(scaled < threshold, -torch.inf, scaled)
+    scaled = scores / _column(scores, [p.temperature for p in params])
+    threshold = _threshold(scaled, _relative(scaled), params)
+    return scaled if threshold is None else scaled.masked_fill_(scaled < threshold, -torch.inf)
 
 
 def weights(scores: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     """What is left of each token's likelihood, relative to the most likely one's. `[B, V]` -> `[B, V]`."""
-    scaled, threshold, best = _scale(scores, params)
-    shifted = (scaled - best).exp_()
-    # NaN fails both comparisons and stays, so that a broken row is not drawn from as if it were whole.
-    return shifted if threshold is None else torch.where(scaled < threshold, 0.0, shifted)
+    scaled = scores / _column(scores, [p.temperature for p in params])
+    mass = _relative(scaled)
+    threshold = _threshold(scaled, mass, params)
+    # NaN is less than nothing and stays, so that a broken row is not drawn from as if it were whole.
+    return mass if threshold is None else mass.masked_fill_(scaled < threshold, 0.0)
 
 
 def total(mass: Tensor) -> Tensor:
@@ -84,50 +86,49 @@ def _chunked(mass: Tensor) -> Tensor:
     return mass.unflatten(1, (-1, CHUNK))
 
 
-def _scale(scores: Tensor, params: Sequence[SamplingParams]) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Scores over temperature `[B, V]`, the smallest that may be drawn `[B, 1]` (None: all), and the best `[B, 1]`."""
-    numbers = torch.from_numpy(np.array([(p.temperature, p.top_k, p.top_p, p.min_p) for p in params]).T)
-    temperature, top_k, top_p, min_p = numbers[:, :, None]
-    scaled = scores / temperature.to(scores)
-    best = scaled.amax(-1, keepdim=True)
+def _column(like: Tensor, numbers: Sequence[float]) -> Tensor:
+    return like.new_tensor(numbers)[:, None]
+
+
+def _relative(scaled: Tensor) -> Tensor:
+    """Likelihoods relative to the most likely token's."""
+    return (scaled - scaled.amax(-1, keepdim=True)).exp_()
+
+
+def _threshold(scaled: Tensor, mass: Tensor, params: Sequence[SamplingParams]) -> Tensor | None:
+    """The smallest score that may be drawn, `[B, 1]`; None where all may."""
     threshold = None
-    if (min_p > 0).any():
+    if any(p.min_p > 0 for p in params):
         # A token's likelihood relative to the best one's is exp(score - best): no sum over the row is needed.
-        threshold = best + min_p.log().to(scores)
-    if ((top_k > 0) | (top_p < 1)).any():
-        ranked = _rank_threshold(scaled, best, top_k, top_p)
+        threshold = scaled.amax(-1, keepdim=True) + _column(scaled, [p.min_p for p in params]).log()
+    if any(p.top_k > 0 or p.top_p < 1 for p in params):
+        ranked = _rank_threshold(scaled, mass, params)
         threshold = ranked if threshold is None else threshold.maximum(ranked)
-    return scaled, threshold, best
+    return threshold
 
 
-def _rank_threshold(scaled: Tensor, best: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """The smallest score that top-k and top-p keep, `[B, 1]`; -inf where both are off. `top_k` and `top_p` `[B, 1]`
-    are on the CPU."""
-    vocab_size = scaled.shape[1]
-    top_k = torch.where(top_k > 0, top_k, vocab_size).clamp_(max=vocab_size).long()
-    # Of the whole row top-p takes its share only where there is no top-k.
-    needs_total = (top_p < 1) & (top_k == vocab_size)
-    target = top_p.to(scaled.device)
-    whole = torch.zeros_like(target)
-    if needs_total.any():
-        whole = total((scaled - best).exp_())[:, None]
-    result = torch.full_like(best, -torch.inf)
-    active = torch.cat(((top_k < vocab_size) | (top_p < 1), top_k, top_p < 1), dim=-1).numpy()
-    pending = np.nonzero(active[:, 0])[0]
+def _rank_threshold(scaled: Tensor, mass: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    """The smallest score that top-k and top-p keep, `[B, 1]`; -inf where both are off.
+
+    Rows whose nucleus is not found among the best few are tried again, deeper.
+    """
+    vocab_size, device = scaled.shape[1], scaled.device
+    k = np.array([min(p.top_k or vocab_size, vocab_size) for p in params])
+    p = np.array([p.top_p for p in params])
+    top_k, top_p = torch.from_numpy(k).to(device)[:, None], torch.from_numpy(p).to(device)[:, None]
+    # Top-p takes a share of what top-k has left: of the whole row only where there is no top-k.
+    whole = total(mass)[:, None] if ((p < 1) & (k == vocab_size)).any() else torch.zeros_like(top_p)
+    result = scaled.new_full((len(params), 1), -torch.inf)
+    pending = np.nonzero((k < vocab_size) | (p < 1))[0]
     for depth in (NUCLEUS_CANDIDATES, MORE_CANDIDATES, vocab_size):
         depth = min(depth, vocab_size)
-        now = (
-            pending
-            if depth == vocab_size
-            else pending[(active[pending, 1] <= depth) | (active[pending, 1] == vocab_size)]
-        )
-        if len(now):
-            rows = torch.from_numpy(now).to(scaled.device)
-            every = len(now) == len(scaled)
-            k, p, sums = (x if every else x[rows.to(x.device)] for x in (top_k, target, whole))
-            last, found = _rank(scaled if every else scaled[rows], depth, k.to(scaled.device), p, sums)
-            result[rows] = torch.where(found, last, -torch.inf)
-            pending = np.setdiff1d(pending, now[found.squeeze(1).cpu().numpy()], assume_unique=True)
+        now = pending[(k[pending] <= depth) | (k[pending] == vocab_size)]
+        if not len(now):
+            continue
+        chosen = slice(None) if len(now) == len(scaled) else torch.from_numpy(now).to(device)
+        last, found = _rank(scaled[chosen], depth, top_k[chosen], top_p[chosen], whole[chosen])
+        result[chosen] = last
+        pending = np.setdiff1d(pending, now[found.squeeze(1).cpu().numpy()])
         if not len(pending):
             break
     return result

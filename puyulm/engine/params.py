@@ -76,7 +76,7 @@ class SamplingParams:
         _check("n", self.n, lambda x: x >= 1, "1 or more", whole=True)
         for name in ("logprobs", "prompt_logprobs", "thinking_budget"):
             if (value := getattr(self, name)) is not None:
-                _check(name, value, lambda x: x >= 0, "None (off), or 0 or more", whole=True)
+                _check(name, value, lambda x: x >= 0, "None, or 0 or more", whole=True)
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
             raise GenerationError(f"stop must be a tuple of non-empty texts, not {self.stop!r}")
         if not all(_is_id(id) for id in self.stop_ids):

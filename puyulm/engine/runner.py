@@ -28,13 +28,20 @@ class Runner:
     @torch.inference_mode()
     def run(self, pieces: Sequence[Piece], tables: np.ndarray) -> Tensor:
         """Final-normed hidden states `[T, H]` of all tokens of the pieces, one piece after another."""
-        attention = attention_for(self.cache, step_layout(pieces, tables, self.cache.block_size, self.device))
-        return self.model(self._ids(pieces), attention.positions, attention)
+        return self.forward(self._ids(pieces), step_layout(pieces, tables, self.cache.block_size, self.device))
+
+    def forward(self, ids: Tensor, layout: StepLayout) -> Tensor:
+        """Hidden states of tokens `[T]`."""
+        attention = attention_for(self.cache, layout)
+        return self.model(ids, attention.positions, attention)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """`[N, H]` -> `[N, V]`, float32."""
         return self.model.logits(hidden)
+
+    def end(self) -> None:
+        """Ends other processes that work for this one."""
 
     def _ids(self, pieces: Sequence[Piece]) -> Tensor:
         ids: list[int] = []

@@ -23,6 +23,8 @@ from puyulm.engine.thinking import ThinkingBudget
 from puyulm.engine.uniform import uniforms
 from puyulm.errors import GenerationError
 
+# On CPUs so many scores are worked on at once: what comes between then stays in the caches and in the heap.
+CPU_BLOCK = 2**20
 TOP_LOGPROBS = 20  # alternatives that a single partial sort finds; more of them take a whole one
 
 
@@ -206,31 +208,48 @@ def sample(logits: Tensor, rows: Sequence[RowSampler], *, record: bool = True) -
         rows: B of them.
         record: Count the tokens in their rows. False looks ahead: see `RowSampler.ahead`.
     """
-    scores, errors = edited(logits, rows)
-    drawing = [index for index, row in enumerate(rows) if not row.greedy]
-    tokens = scores.argmax(-1) if len(drawing) < len(rows) else scores.new_empty(len(rows), dtype=torch.long)
-    if drawing:
-        every = len(drawing) == len(rows)
-        chosen = slice(None) if every else torch.tensor(drawing, device=logits.device)
-        numbers = uniforms([rows[index].seed for index in drawing], [rows[index].drawn for index in drawing])
-        mass = weights(scores[chosen], [rows[index].params for index in drawing])
-        tokens[chosen] = draw(mass, torch.from_numpy(numbers).to(logits.device))
-    forced = [(index, id) for index, row in enumerate(rows) if (id := row.forced) is not None]
-    if forced:
-        places, ids = torch.tensor(forced, device=logits.device).T
-        tokens[places] = ids
-    # Not logsumexp: on CPUs its sum of a single row depends on the number of threads.
-    logprobs = logits.log_softmax(-1)
-    result = Sampled(tokens.tolist(), logprobs.gather(1, tokens[:, None]).squeeze(1).tolist(), errors=errors)
-    result.top.update(_top(logprobs, [row.params.logprobs or 0 for row in rows]))
+    result = Sampled([], [])
+    step = max(1, CPU_BLOCK // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(rows))
+    for start in range(0, len(rows), step):
+        _sample_block(logits[start : start + step], rows[start : start + step], start, result)
     if record:
         for index, row in enumerate(rows):
-            if index not in errors:
+            if index not in result.errors:
                 try:
                     row.record(result.tokens[index])
                 except GenerationError as error:
-                    errors[index] = error
+                    result.errors[index] = error
     return result
+
+
+def _sample_block(logits: Tensor, rows: Sequence[RowSampler], start: int, result: Sampled) -> None:
+    """Samples some rows, which are numbered from `start`, and adds what comes out to the result."""
+    scores, errors = edited(logits, rows)
+    tokens = _choose(scores, rows)
+    # Not logsumexp: on CPUs its sum of a single row depends on the number of threads.
+    logprobs = logits.log_softmax(-1)
+    result.tokens.extend(tokens.tolist())
+    result.logprobs.extend(logprobs.gather(1, tokens[:, None]).squeeze(1).tolist())
+    result.errors.update((start + index, error) for index, error in errors.items())
+    top = _top(logprobs, [row.params.logprobs or 0 for row in rows])
+    result.top.update((start + index, found) for index, found in top.items())
+
+
+def _choose(scores: Tensor, rows: Sequence[RowSampler]) -> Tensor:
+    """Tokens, `[B]`."""
+    drawing = [index for index, row in enumerate(rows) if not row.greedy]
+    every = len(drawing) == len(rows)
+    tokens = scores.new_empty(len(rows), dtype=torch.long) if every else scores.argmax(-1)
+    if drawing:
+        chosen = slice(None) if every else torch.tensor(drawing, device=scores.device)
+        numbers = uniforms([rows[index].seed for index in drawing], [rows[index].drawn for index in drawing])
+        mass = weights(scores[chosen], [rows[index].params for index in drawing])
+        tokens[chosen] = draw(mass, torch.from_numpy(numbers).to(scores.device))
+    forced = [(index, id) for index, row in enumerate(rows) if (id := row.forced) is not None]
+    if forced:
+        places, ids = torch.tensor(forced, device=scores.device).T
+        tokens[places] = ids
+    return tokens
 
 
 def probabilities(logits: Tensor, rows: Sequence[RowSampler]) -> tuple[Tensor, dict[int, GenerationError]]:

@@ -46,7 +46,7 @@ typedef struct {
     int64_t seen[TILE]; /* keys that each row sees */
     float query_sums[TILE];
     float queries[TILE * MAX_DIM], weights[TILE * PART];
-    float keys[CHUNK * BLOCK * MAX_DIM];
+    float floats[CHUNK][BLOCK * MAX_DIM]; /* blocks of codes, written out */
     float mixed[TILE * MAX_DIM], part_mixed[TILE * MAX_DIM];
 } workspace;
 
@@ -91,18 +91,18 @@ INLINE float v16_most(v16 x) {
 
 /* ---- products of a few rows: the two loops that take the time ---- */
 
-/* Scores of `rows` queries with `blocks` blocks of keys. */
-INLINE void score_rows(const int rows, const int blocks, const float *q, int64_t dim, const float *const *keys,
-                       float *scores) {
-    v16 sums[8][4];
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int b = 0; b < blocks; b++) sums[r][b] = v16_set(0);
-    for (int64_t d = 0; d < dim; d++) {
+/* Adds the dimensions first .. stop of the products of `rows` queries and `blocks` blocks of keys, asking memory for
+   the blocks that come `next` meanwhile. */
+INLINE void add_scores(const int kind, const int high, const int rows, const int blocks, const float *q, int64_t dim,
+                       int64_t first, int64_t stop, const void *const *keys, const char *const *next, v16 sums[8][4]) {
+    for (int64_t d = first; d < stop; d++) {
         v16 k[4];
+        int64_t at = (d - (high ? first : 0)) * BLOCK;
 #pragma GCC unroll 4
-        for (int b = 0; b < blocks; b++) k[b] = v16_load(keys[b] + d * BLOCK);
+        for (int b = 0; b < blocks; b++) {
+            k[b] = load_stored(kind, keys[b], at, high);
+            if (rows < 4 && !high) __builtin_prefetch(next[b] + at * element_bytes(kind));
+        }
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
             v16 x = v16_set(q[r * dim + d]);
@@ -110,27 +110,44 @@ INLINE void score_rows(const int rows, const int blocks, const float *q, int64_t
             for (int b = 0; b < blocks; b++) sums[r][b] = v16_fma(x, k[b], sums[r][b]);
         }
     }
+}
+
+INLINE void score_rows(const int kind, const int rows, const int blocks, const float *q, int64_t dim,
+                       const void *const *keys, const char *const *next, float *scores) {
+    v16 sums[8][4];
+    int64_t low = kind == U4 && stored_width(U4, dim) < dim ? stored_width(U4, dim) : dim;
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int b = 0; b < blocks; b++) sums[r][b] = v16_set(0);
+    add_scores(kind, 0, rows, blocks, q, dim, 0, low, keys, next, sums);
+    if (kind == U4) add_scores(kind, 1, rows, blocks, q, dim, low, dim, keys, next, sums);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (int b = 0; b < blocks; b++) v16_store(scores + r * PART + b * BLOCK, sums[r][b]);
 }
 
-/* Adds the values of the first `keys` keys, by weight, to 16 * `columns` columns of `rows` results. */
-INLINE void mix_rows(const int rows, const int columns, const float *weights, int64_t keys, const float *const *values,
-                     int64_t stride, int64_t column, float *mixed, int64_t padded) {
+/* Adds the values of the first `keys` keys, by weight, to 16 * `columns` columns of `rows` results. Tokens are `stride`
+   elements apart; `mixed` begins with the first of these columns. */
+INLINE void mix_rows(const int kind, const int high, const int rows, const int columns, const float *weights,
+                     int64_t keys, const void *const *values, const char *const *next, int64_t stride, int64_t column,
+                     float *mixed, int64_t padded) {
     v16 sums[8][4];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int c = 0; c < columns; c++) sums[r][c] = v16_load(mixed + r * padded + column + c * LANES);
-    for (int64_t first = 0; first < keys; first += BLOCK, weights += BLOCK) {
-        const float *value = *values++ + column;
+        for (int c = 0; c < columns; c++) sums[r][c] = v16_load(mixed + r * padded + c * LANES);
+    for (int64_t first = 0; first < keys; first += BLOCK, weights += BLOCK, values++, next++) {
         int64_t count = keys - first < BLOCK ? keys - first : BLOCK;
-        for (int64_t key = 0; key < count; key++, value += stride) {
+        for (int64_t key = 0; key < count; key++) {
             v16 v[4];
 #pragma GCC unroll 4
-            for (int c = 0; c < columns; c++) v[c] = v16_load(value + c * LANES);
+            for (int c = 0; c < columns; c++) {
+                int64_t at = key * stride + column + c * LANES;
+                v[c] = load_stored(kind, *values, at, high);
+                if (rows < 4 && !high) __builtin_prefetch(*next + at * element_bytes(kind));
+            }
 #pragma GCC unroll 8
             for (int r = 0; r < rows; r++) {
                 v16 x = v16_set(weights[r * PART + key]);
@@ -142,7 +159,7 @@ INLINE void mix_rows(const int rows, const int columns, const float *weights, in
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int c = 0; c < columns; c++) v16_store(mixed + r * padded + column + c * LANES, sums[r][c]);
+        for (int c = 0; c < columns; c++) v16_store(mixed + r * padded + c * LANES, sums[r][c]);
 }
 
 /* Rows at once, and vectors beside each other then: as many sums as there are registers for. */
@@ -156,27 +173,56 @@ INLINE void mix_rows(const int rows, const int columns, const float *weights, in
 
 INLINE int rows_at_once(int64_t left) { return left >= MOST_ROWS ? MOST_ROWS : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
 
-static void score(int rows, int64_t blocks, const float *q, int64_t dim, const float *const *keys, float *scores) {
-#define CASE(R, N)                                                                                        \
-    case R:                                                                                               \
-        for (; blocks >= N; blocks -= N, keys += N, scores += N * BLOCK) score_rows(R, N, q, dim, keys, scores); \
-        for (; blocks > 0; blocks--, keys++, scores += BLOCK) score_rows(R, 1, q, dim, keys, scores);     \
+INLINE void score_kind(const int kind, int rows, int64_t blocks, const float *q, int64_t dim, const void *const *keys,
+                       const char *const *next, float *scores) {
+#define CASE(R, N)                                                                      \
+    case R:                                                                             \
+        for (; blocks >= N; blocks -= N, keys += N, next += N, scores += N * BLOCK)     \
+            score_rows(kind, R, N, q, dim, keys, next, scores);                         \
+        for (; blocks > 0; blocks--, keys++, next++, scores += BLOCK)                   \
+            score_rows(kind, R, 1, q, dim, keys, next, scores);                         \
         break;
     switch (rows) { SHAPES(CASE) }
 #undef CASE
 }
 
-static void mix(int rows, const float *weights, int64_t keys, const float *const *values, int64_t stride, float *mixed,
-                int64_t padded) {
+/* Columns column .. stop, which lie in one half of the bytes. */
+INLINE void mix_kind(const int kind, const int high, int rows, const float *weights, int64_t keys,
+                     const void *const *values, const char *const *next, int64_t stride, int64_t columns, float *mixed,
+                     int64_t padded) {
     int64_t at = 0;
-#define CASE(R, N)                                                                              \
-    case R:                                                                                     \
-        for (; at + N * LANES <= padded; at += N * LANES)                                       \
-            mix_rows(R, N, weights, keys, values, stride, at, mixed, padded);                   \
-        for (; at < padded; at += LANES) mix_rows(R, 1, weights, keys, values, stride, at, mixed, padded); \
+#define CASE(R, N)                                                                                       \
+    case R:                                                                                              \
+        for (; at + N * LANES <= columns; at += N * LANES)                                               \
+            mix_rows(kind, high, R, N, weights, keys, values, next, stride, at, mixed + at, padded);     \
+        for (; at < columns; at += LANES)                                                                \
+            mix_rows(kind, high, R, 1, weights, keys, values, next, stride, at, mixed + at, padded);     \
         break;
     switch (rows) { SHAPES(CASE) }
 #undef CASE
+}
+
+static void score(int kind, int rows, int64_t blocks, const float *q, int64_t dim, const void *const *keys,
+                  const char *const *next, float *scores) {
+    switch (kind) {
+    case F32: score_kind(F32, rows, blocks, q, dim, keys, next, scores); break;
+    case BF16: score_kind(BF16, rows, blocks, q, dim, keys, next, scores); break;
+    case U8: score_kind(U8, rows, blocks, q, dim, keys, next, scores); break;
+    case U4: score_kind(U4, rows, blocks, q, dim, keys, next, scores); break;
+    }
+}
+
+static void mix(int kind, int rows, const float *weights, int64_t keys, const void *const *values,
+                const char *const *next, int64_t stride, float *mixed, int64_t padded) {
+    int64_t low = kind == U4 && stride < padded ? stride : padded;
+    switch (kind) {
+    case F32: mix_kind(F32, 0, rows, weights, keys, values, next, stride, low, mixed, padded); break;
+    case BF16: mix_kind(BF16, 0, rows, weights, keys, values, next, stride, low, mixed, padded); break;
+    case U8: mix_kind(U8, 0, rows, weights, keys, values, next, stride, low, mixed, padded); break;
+    case U4:
+        mix_kind(U4, 0, rows, weights, keys, values, next, stride, low, mixed, padded);
+        mix_kind(U4, 1, rows, weights, keys, values, next, stride, padded - low, mixed + low, padded);
+    }
 }
 
 /* ---- one part of the keys ---- */
@@ -197,21 +243,38 @@ INLINE void *block_at(const step *s, void *data, int64_t place) {
     return (char *)data + place * BLOCK * stored_width(s->kind, s->dim) * element_bytes(s->kind);
 }
 
+/* Tiles of more rows than this read codes as floats written out before; for fewer rows that would cost more. */
+enum { FEW_ROWS = 4 };
+
+/* Blocks chunk .. chunk + count of a part; what lies beyond the part is its last block. */
+static void find_blocks(const step *s, void *data, const unit *u, int64_t head, int64_t part, int64_t chunk,
+                        int64_t blocks, const void **found) {
+    for (int64_t b = 0; b < CHUNK; b++) {
+        int64_t block = chunk + b < blocks ? chunk + b : blocks - 1;
+        found[b] = block_at(s, data, place(s, u->piece, head, part * PART_BLOCKS + block));
+    }
+}
+
 /* Scores of a part into `weights`: raw products, before scales of keys. */
 static void score_part(const step *s, const store *kv, const unit *u, int64_t head, int64_t part, workspace *w) {
     int64_t blocks = blocks_of(seen_in_part(w->seen[u->rows - 1], part));
+    int kind = u->rows > FEW_ROWS ? F32 : s->kind;
+    const void *keys[CHUNK], *next[CHUNK];
+    find_blocks(s, kv->keys, u, head, part, 0, blocks, next);
     for (int64_t chunk = 0; chunk < blocks; chunk += CHUNK) {
         int64_t count = blocks - chunk < CHUNK ? blocks - chunk : CHUNK;
-        const float *keys[CHUNK];
-        for (int64_t b = 0; b < count; b++) {
-            void *block = block_at(s, kv->keys, place(s, u->piece, head, part * PART_BLOCKS + chunk + b));
-            keys[b] = key_floats(s->kind, block, s->dim, w->keys + b * BLOCK * s->dim);
-        }
+        memcpy(keys, next, sizeof keys);
+        if (chunk + CHUNK < blocks)
+            find_blocks(s, kv->keys, u, head, part, chunk + CHUNK, blocks, next);
+        else
+            find_blocks(s, kv->values, u, head, part, 0, blocks, next);
+        if (kind != s->kind)
+            for (int64_t b = 0; b < count; b++) keys[b] = key_floats(s->kind, keys[b], s->dim, w->floats[b]);
         for (int64_t row = 0, rows; row < u->rows; row += rows) {
             rows = rows_at_once(u->rows - row);
             int64_t reach = blocks_of(seen_in_part(w->seen[row + rows - 1], part)) - chunk;
-            score(rows, reach < count ? reach : count, w->queries + row * s->dim, s->dim, keys,
-                  w->weights + row * PART + chunk * BLOCK);
+            score(kind, rows, reach < count ? reach : count, w->queries + row * s->dim, s->dim, keys,
+                  (const char *const *)next, w->weights + row * PART + chunk * BLOCK);
         }
     }
 }
@@ -252,21 +315,26 @@ static float weigh_row(const step *s, const store *kv, const unit *u, int64_t he
 
 /* Weighted values of a part into `part_mixed`. */
 static void mix_part(const step *s, const store *kv, const unit *u, int64_t head, int64_t part, workspace *w) {
-    int64_t padded = ROUND_UP(s->dim), keys = seen_in_part(w->seen[u->rows - 1], part);
+    int64_t padded = ROUND_UP(s->dim), keys = seen_in_part(w->seen[u->rows - 1], part), blocks = blocks_of(keys);
+    int kind = u->rows > FEW_ROWS ? F32 : s->kind;
+    int64_t stride = kind == s->kind ? stored_width(kind, s->dim) : padded;
+    const void *values[CHUNK], *next[CHUNK];
     memset(w->part_mixed, 0, u->rows * padded * sizeof(float));
-    for (int64_t chunk = 0; chunk < keys; chunk += CHUNK * BLOCK) {
-        const float *values[CHUNK];
-        for (int64_t b = 0; b < CHUNK && chunk + b * BLOCK < keys; b++) {
-            void *block = block_at(s, kv->values, place(s, u->piece, head, part * PART_BLOCKS + chunk / BLOCK + b));
-            float *room = w->keys + b * BLOCK * padded;
-            values[b] = s->kind == F32 ? block : room;
-            if (s->kind != F32) value_floats(s->kind, block, s->dim, room);
-        }
+    find_blocks(s, kv->values, u, head, part, 0, blocks, next);
+    for (int64_t chunk = 0; chunk < blocks; chunk += CHUNK) {
+        memcpy(values, next, sizeof values);
+        if (chunk + CHUNK < blocks)
+            find_blocks(s, kv->values, u, head, part, chunk + CHUNK, blocks, next);
+        else if (part + 1 < u->first_part + u->parts)
+            find_blocks(s, kv->keys, u, head, part + 1, 0, 1, next);
+        if (kind != s->kind)
+            for (int64_t b = 0; b < CHUNK && chunk + b < blocks; b++)
+                values[b] = value_floats(s->kind, values[b], s->dim, w->floats[b]);
         for (int64_t row = 0, rows; row < u->rows; row += rows) {
             rows = rows_at_once(u->rows - row);
-            int64_t reach = seen_in_part(w->seen[row + rows - 1], part) - chunk;
-            mix(rows, w->weights + row * PART + chunk, reach < CHUNK * BLOCK ? reach : CHUNK * BLOCK, values,
-                s->kind == F32 ? s->dim : padded, w->part_mixed + row * padded, padded);
+            int64_t reach = seen_in_part(w->seen[row + rows - 1], part) - chunk * BLOCK;
+            mix(kind, rows, w->weights + row * PART + chunk * BLOCK, reach < CHUNK * BLOCK ? reach : CHUNK * BLOCK,
+                values, (const char *const *)next, stride, w->part_mixed + row * padded, padded);
         }
     }
 }
@@ -389,12 +457,22 @@ INLINE int64_t tiles_of(const step *s, int64_t piece) {
     return (rows + TILE - 1) / TILE;
 }
 
+/* Waking a thread takes longer than a small step. */
+static int64_t useful_threads(const step *s) {
+    int64_t work = 0;
+    for (int64_t piece = 0; piece < s->pieces; piece++) {
+        int64_t rows = (s->query_starts[piece + 1] - s->query_starts[piece]) * s->q_per_kv;
+        work += s->lengths[piece] * (4 + rows) * s->kv_heads * s->dim;
+    }
+    return work < 1 << 19 ? 1 : s->threads;
+}
+
 /* Shares a step out, the longest work of each piece first. Where there are too few tiles for the threads, tiles are
    cut into ranges of parts. `units` may be NULL, to count. Returns the number of units; `*saved`: rows to be kept. */
-static int64_t plan(const step *s, unit *units, int64_t *saved) {
-    int64_t tiles = 0, made = 0, wanted = 4 * s->threads;
+static int64_t plan(const step *s, int64_t threads, unit *units, int64_t *saved) {
+    int64_t tiles = 0, made = 0, wanted = 4 * threads;
     for (int64_t piece = 0; piece < s->pieces; piece++) tiles += tiles_of(s, piece);
-    int64_t ranges = s->threads == 1 || tiles == 0 ? 1 : (wanted + tiles * s->kv_heads - 1) / (tiles * s->kv_heads);
+    int64_t ranges = threads == 1 || tiles == 0 ? 1 : (wanted + tiles * s->kv_heads - 1) / (tiles * s->kv_heads);
     *saved = 0;
     for (int64_t piece = 0; piece < s->pieces; piece++) {
         int64_t count = s->query_starts[piece + 1] - s->query_starts[piece], rows = count * s->q_per_kv;
@@ -435,12 +513,13 @@ int paged_attention(const step *s, void *keys, void *values, float *key_scales, 
                     const float *v_data, int64_t v_token, int64_t v_head, float *out) {
     store cache = {keys, values, key_scales, value_scales}, *kv = &cache;
     heads q = {q_data, q_token, q_head}, k = {k_data, k_token, k_head}, v = {v_data, v_token, v_head};
-    int64_t rows_saved, count = plan(s, NULL, &rows_saved), run = 32, runs = (s->tokens + run - 1) / run;
+    int64_t threads = useful_threads(s), rows_saved, count = plan(s, threads, NULL, &rows_saved);
+    int64_t run = 32, runs = (s->tokens + run - 1) / run;
     unit *units = malloc(count * sizeof(unit) + 1);
     float *saved = malloc(rows_saved * s->kv_heads * (LANES + ROUND_UP(s->dim)) * sizeof(float) + 1);
     if (units && saved) {
-        plan(s, units, &rows_saved);
-#pragma omp parallel num_threads(s->threads) if (s->threads > 1)
+        plan(s, threads, units, &rows_saved);
+#pragma omp parallel num_threads(threads) if (threads > 1)
         {
 #pragma omp for schedule(static) collapse(2)
             for (int64_t head = 0; head < s->kv_heads; head++)

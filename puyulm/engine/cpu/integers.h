@@ -133,33 +133,22 @@ INLINE sums total_4bit(sums sum, sums zeros, int32_t x_sum) {
 
 #else
 
-typedef struct { uint8_t of[64]; } bytes;
-typedef struct { int32_t of[LANES]; } sums;
+/* Vectors of the C compiler, which cuts them to what the processor has. */
+typedef int16_t shorts __attribute__((vector_size(64)));
+typedef int32_t words __attribute__((vector_size(64)));
+typedef struct { shorts of; } bytes;
+typedef struct { words of; } sums;
 
 INLINE bytes bytes_load(const uint8_t *p) {
     bytes w;
-    memcpy(w.of, p, sizeof w.of);
+    memcpy(&w, p, sizeof w);
     return w;
 }
-INLINE bytes bytes_repeat(const int8_t *p) {
-    bytes x;
-    for (int i = 0; i < 64; i++) x.of[i] = (uint8_t)p[i % 4];
-    return x;
-}
-INLINE bytes low_halves(bytes w) {
-    for (int i = 0; i < 64; i++) w.of[i] &= 15;
-    return w;
-}
-INLINE bytes high_halves(bytes w) {
-    for (int i = 0; i < 64; i++) w.of[i] >>= 4;
-    return w;
-}
+INLINE bytes bytes_repeat(const int8_t *p) { return (bytes){(shorts)(four_bytes(p) - (words){0})}; }
+INLINE bytes low_halves(bytes w) { return (bytes){w.of & 0x0f0f}; }
+INLINE bytes high_halves(bytes w) { return (bytes){w.of >> 4 & 0x0f0f}; }
 
-INLINE sums sums_set(int32_t x) {
-    sums all;
-    for (int i = 0; i < LANES; i++) all.of[i] = x;
-    return all;
-}
+INLINE sums sums_set(int32_t x) { return (sums){x - (words){0}}; }
 INLINE sums sums_load_bytes(const uint8_t *p) {
     sums all;
     for (int i = 0; i < LANES; i++) all.of[i] = p[i];
@@ -185,21 +174,22 @@ INLINE v16 v16_load_half(const uint16_t *p) {
     return v16_load(all);
 }
 
+INLINE words widen(shorts pairs) { return ((words)pairs << 16 >> 16) + ((words)pairs >> 16); }
+
+/* Two products are at most 2 * 127 * 127, which 16 bits hold. */
 INLINE sums add_8bit(sums sum, bytes w, bytes x) {
-    for (int i = 0; i < 64; i++) sum.of[i / 4] += (int8_t)w.of[i] * (int8_t)x.of[i];
-    return sum;
+    return (sums){sum.of + widen((w.of << 8 >> 8) * (x.of << 8 >> 8) + (w.of >> 8) * (x.of >> 8))};
 }
+/* Sixteen products of at most 15 * 127 are all that go into 16 bits of a group: they hold them. */
 INLINE sums add_4bit(sums sum, bytes w, bytes x) {
-    for (int i = 0; i < 64; i++) sum.of[i / 4] += w.of[i] * (int8_t)x.of[i];
-    return sum;
+    return (sums){(words)((shorts)sum.of + (w.of & 255) * (x.of << 8 >> 8) + (w.of >> 8) * (x.of >> 8))};
 }
 INLINE sums total_8bit(sums sum, int32_t x_sum) {
     (void)x_sum;
     return sum;
 }
 INLINE sums total_4bit(sums sum, sums zeros, int32_t x_sum) {
-    for (int i = 0; i < LANES; i++) sum.of[i] -= zeros.of[i] * x_sum;
-    return sum;
+    return (sums){widen((shorts)sum.of) - zeros.of * x_sum};
 }
 
 #endif

@@ -26,8 +26,10 @@ enum { AHEAD = 8192, AHEAD_OF_STREAMS = 1024 };
 /* Rows of activations for which sums fit in the registers. */
 #if defined(__AVX512F__)
 #define MANY_ROWS 8
-#else
+#elif defined(__AVX2__)
 #define MANY_ROWS 4
+#else
+#define MANY_ROWS 1
 #endif
 
 typedef struct {
@@ -185,27 +187,37 @@ typedef void Tile(const Weight *w, int64_t panel, Activations x, int64_t row, fl
 
 TILE(one_row_streams, 1, STREAMS)
 TILE(one_row, 1, 1)
+#if MANY_ROWS >= 4
 TILE(two_rows, 2, 1)
 TILE(three_rows, 3, 1)
 TILE(four_rows, 4, 1)
-#if MANY_ROWS == 4
-static Tile *const TILES[] = {NULL, one_row, two_rows, three_rows, four_rows};
-#else
+#endif
+#if MANY_ROWS >= 8
 TILE(five_rows, 5, 1)
 TILE(six_rows, 6, 1)
 TILE(seven_rows, 7, 1)
 TILE(eight_rows, 8, 1)
-static Tile *const TILES[] = {NULL,      one_row,  two_rows,   three_rows, four_rows,
-                              five_rows, six_rows, seven_rows, eight_rows};
 #endif
+
+/* By number of rows, less one. */
+static Tile *const TILES[MANY_ROWS] = {
+    one_row,
+#if MANY_ROWS >= 4
+    two_rows, three_rows, four_rows,
+#endif
+#if MANY_ROWS >= 8
+    five_rows, six_rows, seven_rows, eight_rows,
+#endif
+};
 
 static void multiply_panels(const Weight *w, int64_t panel, int64_t last, Activations x, int64_t rows, float *out,
                             int add) {
-    if (rows == 1)
-        for (; panel + STREAMS <= last; panel += STREAMS) one_row_streams(w, panel, x, 0, out, add);
+    if (rows == 1 || MANY_ROWS == 1)
+        for (; panel + STREAMS <= last; panel += STREAMS)
+            for (int64_t row = 0; row < rows; row++) one_row_streams(w, panel, x, row, out, add);
     for (; panel < last; panel++)
         for (int64_t row = 0; row < rows; row += MANY_ROWS)
-            TILES[rows - row < MANY_ROWS ? rows - row : MANY_ROWS](w, panel, x, row, out, add);
+            TILES[(rows - row < MANY_ROWS ? rows - row : MANY_ROWS) - 1](w, panel, x, row, out, add);
 }
 
 /* x [rows, inputs] -> codes [rows, groups, 32], scales and sums [rows, groups]; the last group is filled with zeros. */
