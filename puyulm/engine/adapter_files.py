@@ -110,7 +110,9 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         if settings.get(key):
             raise CheckpointError(f"{file}: the adapter uses {what}, which is not supported: merge it into the model")
     if settings.get("bias", "none") != "none":
-        raise CheckpointError(f"{file}: the adapter changes biases (bias={settings['bias']!r}): merge it into the model")
+        raise CheckpointError(
+            f"{file}: the adapter changes biases (bias={settings['bias']!r}): merge it into the model"
+        )
     start = settings.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
         raise CheckpointError(

@@ -10,6 +10,7 @@ import torch
 from puyulm.engine.context import context_length
 from puyulm.engine.paged import BLOCK_SIZE, KVType, block_bytes
 from puyulm.engine.scheduler import Limits
+from puyulm.engine.speculate import Speculation
 from puyulm.errors import GenerationError
 from puyulm.model.config import ModelConfig
 from puyulm.model.memory import format_bytes
@@ -28,6 +29,7 @@ class EngineConfig:
         max_running: Sequences at once.
         step_tokens: Tokens in one forward, which bounds the activations; None: 512 on a CPU, 4,096 on a GPU.
         prefix_cache: Whether sequences with the same beginning share its keys and values.
+        speculation: How tokens are guessed ahead; None: they are not.
     """
 
     memory: int | None = None
@@ -35,6 +37,7 @@ class EngineConfig:
     max_running: int = 256
     step_tokens: int | None = None
     prefix_cache: bool = True
+    speculation: Speculation | None = None
 
     def __post_init__(self) -> None:
         for name in ("memory", "max_running", "step_tokens"):
@@ -55,6 +58,8 @@ class EngineConfig:
             GenerationError: Not even one block does.
         """
         size = block_bytes(model, dtype, self.kv_type)
+        if self.speculation is not None and (draft := self.speculation.draft) is not None:
+            size += block_bytes(draft.config, draft.embed.weight.dtype, self.kv_type)
         num_blocks = self._blocks(model, size, device)
         if num_blocks < 1:
             raise GenerationError(

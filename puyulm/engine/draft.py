@@ -80,7 +80,9 @@ class DraftSpeculator:
             return
         hidden = self.runner.run(behind, tables)
         ends = np.cumsum([piece.count for piece in behind])
-        guessing = [(piece.request, int(end) - 1) for piece, end in zip(behind, ends, strict=True) if piece.request.draft]
+        guessing = [
+            (piece.request, int(end) - 1) for piece, end in zip(behind, ends, strict=True) if piece.request.draft
+        ]
         if guessing:
             requests, rows = map(list, zip(*guessing, strict=True))
             self._guess(requests, hidden[rows], tables)
@@ -89,7 +91,7 @@ class DraftSpeculator:
         self._paces.observe(request, proposed, accepted)
 
     def _catching_up(self, piece: Piece) -> Piece:
-        """What the draft model must run before this piece: all that is not in its cache up to the next unknown token."""
+        """What the draft model must run before it can guess: all known tokens that are not in its cache."""
         request, start, count = piece
         held = min(self._held.get(request, start), start)
         end = start + count - len(request.draft)
@@ -108,8 +110,7 @@ class DraftSpeculator:
             going_on = []
             for row, request in enumerate(requests):
                 if row in chosen.errors:
-                    del request.draft[depth:]
-                    continue
+                    continue  # what is left of the draft is wrong; its rows have been planned for
                 request.draft[depth] = chosen.tokens[row]
                 if depth + 1 < len(request.draft):
                     going_on.append(request)

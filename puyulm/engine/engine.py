@@ -11,10 +11,12 @@ with. The base of a request is therefore fixed when it is submitted, from the lo
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -23,8 +25,10 @@ from torch import Tensor
 from puyulm.engine.blocks import root_digest
 from puyulm.engine.config import EngineConfig
 from puyulm.engine.context import ntk_length
+from puyulm.engine.draft import speculator_for
 from puyulm.engine.grammar import GrammarCompiler, Matcher
 from puyulm.engine.judge import judge_prompts, pool
+from puyulm.engine.lora import AdapterBank
 from puyulm.engine.paged import KVCache
 from puyulm.engine.params import SamplingParams
 from puyulm.engine.request import Completion, FinishReason, Request, Task, TokenEvent, TopLogprobs
@@ -51,12 +55,15 @@ class Counters:
     Attributes:
         prompt_tokens: Of finished requests; `cached_tokens` of them were found in the prefix cache.
         new_tokens: Of answers.
+        proposed: Tokens guessed ahead and verified; `accepted` of them became part of answers.
     """
 
     steps: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     new_tokens: int = 0
+    proposed: int = 0
+    accepted: int = 0
 
 
 READING = SamplingParams(max_new_tokens=1)  # of a sequence that nothing is sampled from
@@ -89,6 +96,8 @@ class Engine:
         self.config = config or EngineConfig()
         self.runner = runner or Runner(model, make_cache(model, model.config, self.config))
         self.scheduler = Scheduler(self.config.limits(self.runner.cache.num_blocks, self.runner.device))
+        self.speculator = speculator_for(self.config, model, self.runner.cache.num_blocks)
+        self.adapters = AdapterBank(model)
         self.counters = Counters()
         self.weights_version = 0
         self.grammars = None if tokenizer is None else GrammarCompiler(tokenizer)
@@ -224,6 +233,7 @@ class Engine:
             GenerationError: It cannot be served.
         """
         config = self.model.config
+        lora = self.adapters.find(adapter)
         _check_prompt(prompt, config.vocab_size, label)
         if task in ("generate", "logprobs") and config.head != "lm":
             raise GenerationError("a reward model scores texts and cannot generate: load a language model")
@@ -243,8 +253,8 @@ class Engine:
         number = self._submitted
         request = Request(
             number if index is None else index, prompt, params, task=task, sampler=sampler, answer=answer,
-            salt=root_digest(self.weights_version, adapter, ntk_length(config, reach)), stop_ids=stop_ids,
-            adapter=adapter, first_logprob=first_logprob, on_event=on_event,
+            salt=root_digest(self.weights_version, lora and lora.version, ntk_length(config, reach)), stop_ids=stop_ids,
+            adapter=lora, first_logprob=first_logprob, on_event=on_event,
         )  # fmt: skip
         if task == "logprobs" and request.unjudged is None:
             request.finish_reason = "stop"  # nothing to judge
@@ -259,6 +269,23 @@ class Engine:
             request.finish_reason = reason
             request.times.finished = time.monotonic()
             self.scheduler.remove(request)
+
+    def load_adapter(self, name: str, folder: Path | str) -> None:
+        """Loads a LoRA adapter in the format of `peft`; requests may then ask for it by this name.
+
+        Raises:
+            CheckpointError: It is missing or damaged, or was not made for this model.
+            GenerationError: The name is taken.
+        """
+        self.adapters.load(name, folder)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forgets an adapter. Requests that have begun with it go on with it to their end.
+
+        Raises:
+            GenerationError: No adapter has this name.
+        """
+        self.adapters.unload(name)
 
     def weights_changed(self) -> None:
         """To be called when the model's parameters were changed in place: what is cached is never used again.
@@ -285,44 +312,84 @@ class Engine:
         Returns:
             The requests that are finished by it.
         """
+        if self.speculator is not None:
+            self.speculator.propose(self.scheduler.running)
         pieces = self.scheduler.schedule()
         if not pieces:
             return []
+        if self.speculator is not None:
+            self.speculator.complete(pieces, self.scheduler.tables)
+        if self.adapters.active:
+            self.adapters.place([(request.adapter, count) for request, _, count in pieces])
         hidden = self.runner.run(pieces, self.scheduler.tables)
         judge_prompts(pieces, hidden, self.runner.logits, self.model.config.vocab_size)
         pool(pieces, hidden)
-        ready, rows, done, offset = [], [], [], 0
+        rows: list[int] = []
+        ready, done, offset = [], [], 0
         for request, start, count in pieces:
             offset += count
-            self.scheduler.computed(request, count)
+            guesses = len(request.draft)
+            self.scheduler.computed(request, count - guesses)
             if start + count < len(request.tokens):
                 continue
             if request.task == "generate":
                 ready.append(request)
-                rows.append(offset - 1)
+                rows += range(offset - 1 - guesses, offset)
             else:
                 request.finish_reason = "stop"
                 done.append(request)
         if ready:
             done += self._choose(ready, hidden if len(rows) == offset else hidden[rows])
-        self._count(ready, done)
+        self._count(done)
         for request in done:
             request.times.finished = time.monotonic()
             self.scheduler.remove(request)
         return done
 
     def _choose(self, ready: Sequence[Request], hidden: Tensor) -> list[Request]:
-        """Draws a token for each of `ready`, `[len(ready), H]`; returns those that end with it."""
+        """Draws a token for each of `ready`, and another one as long as the last is what was guessed.
+
+        Args:
+            hidden: `[N, H]`: of each request the place of its last token and those of its guesses.
+
+        Returns:
+            Those that end with it.
+        """
         logits = self.runner.logits(hidden)
-        chosen = sample(logits, [request.sampler for request in ready if request.sampler is not None])
-        now = time.monotonic()
-        for row, request in enumerate(ready):
-            if request.times.first_token is None:
-                request.times.first_token = now
-            event = self._accept(request, chosen, row)
-            if request.on_event is not None:
-                request.on_event(event)
+        firsts = itertools.accumulate((1 + len(request.draft) for request in ready), initial=0)
+        drawing = list(zip(ready, firsts, strict=False))
+        depth = 0
+        while drawing:
+            every = len(drawing) == len(logits)
+            chosen = sample(
+                logits if every else logits[[first + depth for _, first in drawing]],
+                [request.sampler for request, _ in drawing if request.sampler is not None],
+            )
+            now = time.monotonic()
+            going_on = []
+            for row, (request, first) in enumerate(drawing):
+                if request.times.first_token is None:
+                    request.times.first_token = now
+                event = self._accept(request, chosen, row)
+                if request.on_event is not None:
+                    request.on_event(event)
+                guessed = depth < len(request.draft) and event.token == request.draft[depth]
+                if guessed and not request.finished:
+                    going_on.append((request, first))
+                elif request.draft:
+                    self._verified(request, depth + guessed)
+            self.counters.new_tokens += len(drawing)
+            drawing, depth = going_on, depth + 1
         return [request for request in ready if request.finished]
+
+    def _verified(self, request: Request, accepted: int) -> None:
+        """Counts the guesses that were right; the others' keys and values will be overwritten."""
+        proposed, request.draft = len(request.draft), []
+        self.scheduler.computed(request, accepted)
+        self.counters.proposed += proposed
+        self.counters.accepted += accepted
+        if self.speculator is not None:
+            self.speculator.observe(request, proposed, accepted)
 
     def _accept(self, request: Request, chosen: Sampled, row: int) -> TokenEvent:
         if row in chosen.errors:
@@ -340,10 +407,9 @@ class Engine:
             raise GenerationError("a grammar needs a tokenizer: pass tokenizer=")
         return self.grammars.matcher(params.grammar)
 
-    def _count(self, ready: Sequence[Request], done: Sequence[Request]) -> None:
+    def _count(self, done: Sequence[Request]) -> None:
         counters = self.counters
         counters.steps += 1
-        counters.new_tokens += len(ready)
         for request in done:
             counters.prompt_tokens += request.prompt_length
             counters.cached_tokens += request.shared or 0

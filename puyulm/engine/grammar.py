@@ -64,7 +64,10 @@ class Grammar:
 
     @classmethod
     def regex(cls, pattern: str) -> Grammar:
-        """Text that a regular expression (Rust's syntax, no look-around) matches from beginning to end."""
+        r"""Text that a regular expression matches from beginning to end.
+
+        The syntax is Rust's, without look-around; `\d` means the ten digits of ASCII.
+        """
         return cls("regex", pattern)
 
     @classmethod
@@ -225,7 +228,8 @@ def _source(grammar: Grammar) -> str:
     if grammar.kind == "json_schema":
         return matcher.grammar_from_json_schema(grammar.text, defaults={"whitespace_pattern": WHITESPACE})
     if grammar.kind == "regex":
-        return matcher.grammar_from_regex(grammar.text)
+        pattern = _library().regex_to_lark(grammar.text, "d")
+        return matcher.grammar_from_lark(f"start: /{pattern}/")
     text = grammar.text
     if grammar.kind == "ebnf":
         text = _library().gbnf_to_lark.gbnf_to_lark(text)

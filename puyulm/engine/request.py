@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from puyulm.engine.sampler import RowSampler
 
+if TYPE_CHECKING:
+    from puyulm.engine.lora import Adapter
+
 FinishReason = Literal["stop", "length", "aborted", "error"]
 
 Task = Literal["generate", "logprobs", "last", "mean"]
@@ -125,7 +128,7 @@ class Request:
         stop_ids: frozenset[int] = frozenset(),
         sampler: RowSampler | None = None,
         answer: AnswerReader | None = None,
-        adapter: str | None = None,
+        adapter: Adapter | None = None,
         first_logprob: int | None = None,
         on_event: Callable[[TokenEvent], None] | None = None,
     ) -> None:

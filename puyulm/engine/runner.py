@@ -46,11 +46,12 @@ class Runner:
     def _ids(self, pieces: Sequence[Piece]) -> Tensor:
         ids: list[int] = []
         for request, start, count in pieces:
-            if count == 1:
+            if count == 1 and not request.draft:
                 ids.append(request.tokens[start])
             else:
                 ids += request.tokens[start : start + count]
-                ids += request.draft[: start + count - len(request.tokens)] if request.draft else ()
+                known = len(request.tokens)
+                ids += request.draft[max(start - known, 0) : max(start + count - known, 0)]
         return torch.tensor(ids, device=self.device)
 
 

@@ -20,8 +20,8 @@ def use_build(monkeypatch: pytest.MonkeyPatch, build: str) -> None:
     """Has modules that are made from here on take their kernels from this build."""
     compiler = native.find_compiler()
     assert compiler is not None
-    if build != "this processor" and (platform.machine() != "x86_64" or "avx2" not in Path("/proc/cpuinfo").read_text()):
-        pytest.skip("an x86 processor with AVX2 can leave it out")
+    if build != "this processor" and platform.machine() != "x86_64":
+        pytest.skip("only x86 processors have these instructions to leave out")
     folder = Path(native.__file__).parent
 
     def load(name: str) -> ctypes.CDLL:

@@ -135,7 +135,7 @@ def test_any_view_is_read_and_no_rows_give_none() -> None:
     assert dense.add_to(torch.empty(0, 20), x[:0, :48]).shape == (0, 20)
     residual = torch.zeros(20, 24).T
     assert dense.add_to(residual, x[:, :48]) is residual and torch.equal(residual, expected)
-    with pytest.raises(ValueError, match="24, 96"):
+    with pytest.raises(ValueError, match="48 to 20, not 96"):
         dense(x)
 
 

@@ -83,7 +83,8 @@ def test_two_processes_compile_at_once(folder: Path) -> None:
     real = shutil.which("cc") or native.find_compiler()
     compiler.write_text(
         f'#!/bin/sh\ncase "$1" in --version) exec {real} --version;; esac\nmkdir {gate}/$$\n'
-        f"tries=0; while [ $(ls {gate} | wc -l) -lt 2 ] && [ $tries -lt 600 ]; do sleep 0.05; tries=$((tries + 1)); done\n"
+        f"tries=0\nwhile [ $(ls {gate} | wc -l) -lt 2 ] && [ $tries -lt 600 ]; do\n"
+        "sleep 0.05; tries=$((tries + 1)); done\n"
         f'exec {real} "$@"\n'
     )
     compiler.chmod(0o755)

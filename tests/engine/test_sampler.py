@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from puyulm.engine import sampler as sampler_module
-from puyulm.engine.filters import MORE_CANDIDATES, NUCLEUS_CANDIDATES, draw, filtered
+from puyulm.engine.filters import MORE_CANDIDATES, draw, filtered
 from puyulm.engine.params import SamplingParams
-from puyulm.engine.sampler import RowSampler, Sampled, edited, probabilities, sample
+from puyulm.engine.sampler import RowSampler, edited, probabilities, sample
 from puyulm.engine.uniform import uniforms
 
 VOCAB = 50

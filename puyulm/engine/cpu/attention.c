@@ -101,7 +101,7 @@ INLINE void add_scores(const int kind, const int high, const int rows, const int
 #pragma GCC unroll 4
         for (int b = 0; b < blocks; b++) {
             k[b] = load_stored(kind, keys[b], at, high);
-            if (rows < 4 && !high) __builtin_prefetch(next[b] + at * element_bytes(kind));
+            if (!high) __builtin_prefetch(next[b] + at * element_bytes(kind));
         }
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
@@ -146,7 +146,7 @@ INLINE void mix_rows(const int kind, const int high, const int rows, const int c
             for (int c = 0; c < columns; c++) {
                 int64_t at = key * stride + column + c * LANES;
                 v[c] = load_stored(kind, *values, at, high);
-                if (rows < 4 && !high) __builtin_prefetch(*next + at * element_bytes(kind));
+                if (!high) __builtin_prefetch(*next + at * element_bytes(kind));
             }
 #pragma GCC unroll 8
             for (int r = 0; r < rows; r++) {

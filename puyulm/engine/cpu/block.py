@@ -48,7 +48,8 @@ class CpuBlock(Block):
     def __init__(self, block: Block) -> None:
         nn.Module.__init__(self)
         self.attention, self.mlp = block.attention, block.mlp
-        self.attention_norm, self.mlp_norm = CpuRMSNorm(block.attention_norm), CpuRMSNorm(block.mlp_norm)
+        self.attention_norm = CpuRMSNorm(block.attention_norm)  # type: ignore[assignment]
+        self.mlp_norm = CpuRMSNorm(block.mlp_norm)  # type: ignore[assignment]
         library = _library()
         self._rotate, self._swiglu = library.block_rotate_qkv, library.block_swiglu
 
@@ -58,8 +59,8 @@ class CpuBlock(Block):
 
     def behind(self, x: Tensor, mixed: Tensor) -> Tensor:
         """`[T, H]` and the mixed values -> the layer's `[T, H]`, in the memory of x."""
-        x = self.attention.out.add_to(x, mixed.flatten(1))
-        return self.mlp.down.add_to(x, self.swiglu(self.mlp.gate_up(self.mlp_norm(x))))
+        x = self.attention.out.add_to(x, mixed.flatten(1))  # type: ignore[operator]
+        return self.mlp.down.add_to(x, self.swiglu(self.mlp.gate_up(self.mlp_norm(x))))  # type: ignore[operator]
 
     def rotate_qkv(self, qkv: Tensor, rope: RopeTables) -> tuple[Tensor, Tensor, Tensor]:
         """As `puyulm.model.kernels.rotate_qkv`, of `[T, KV * (q_per_kv + 2) * D]`."""

@@ -63,7 +63,7 @@ class DenseLinear(nn.Module):
             x = x.float().contiguous()
         rows, columns = x.shape
         if columns != self.in_features or out.numel() != rows * self.out_features:
-            raise ValueError(f"{list(x.shape)} times [{self.in_features}, {self.out_features}] is not {list(out.shape)}")
+            raise ValueError(f"a layer of {self.in_features} to {self.out_features}, not {columns} to {out.shape[-1]}")
         self._multiply(
             x.data_ptr(), *self._weight_arguments, out.data_ptr(), rows, columns, self.out_features, add,
             torch.get_num_threads(),

@@ -1,0 +1,216 @@
+"""`/v1/completions`: texts gone on with, without a chat format."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from puyulm.engine.grammar import Grammar
+from puyulm.engine.params import SamplingParams
+from puyulm.engine.request import Request, TokenEvent
+from puyulm.serve.answers import Answers, Job, while_connected
+from puyulm.serve.chat import answer_ids
+from puyulm.serve.errors import ApiError
+from puyulm.serve.prompts import in_thread, input_ids, list_of_inputs
+from puyulm.serve.protocol import MAX_INPUTS, CompletionBody
+from puyulm.serve.sampling import sampling_params, wanted_grammar
+from puyulm.serve.settings import ServeSettings
+from puyulm.serve.shapes import head, stop_reason, text_logprobs, usage
+from puyulm.serve.state import ServerState
+from puyulm.serve.streaming import DONE, EventStream, event
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    ids: list[int]
+    text: str
+    params: SamplingParams
+
+
+async def completions(
+    state: ServerState, settings: ServeSettings, body: CompletionBody, http: HttpRequest
+) -> Response:
+    """Goes on with texts."""
+    if body.stream:
+        prompts = await while_connected(http, _read(state, settings, body))
+        answers = await _open(state, body, prompts)
+        return EventStream(_stream(state, body, prompts, answers), answers.close)
+    return JSONResponse(await while_connected(http, _whole(state, settings, body)))
+
+
+async def _read(state: ServerState, settings: ServeSettings, body: CompletionBody) -> list[_Prompt]:
+    state.adapter_for(body.model)
+    return await in_thread(lambda: _prompts(state, settings, body))
+
+
+def _prompts(state: ServerState, settings: ServeSettings, body: CompletionBody) -> list[_Prompt]:
+    _refuse(state, body)
+    inputs = list_of_inputs(body.prompt, MAX_INPUTS, "prompt")
+    if len(inputs) * (body.n or 1) > settings.max_answers:
+        raise ApiError(
+            f"prompt: {len(inputs):,} prompts and n = {body.n or 1} make more than {settings.max_answers} answers: "
+            "send several requests", param="prompt",
+        )  # fmt: skip
+    grammar = wanted_grammar(body, body.response_format)
+    if grammar is not None:
+        if body.ignore_eos:
+            raise ApiError("ignore_eos: an answer with a format ends where the format ends", param="ignore_eos")
+        state.grammars.check(grammar)
+    return [_prompt(state, settings, body, text, grammar) for text in inputs]
+
+
+def _refuse(state: ServerState, body: CompletionBody) -> None:
+    if state.config.head != "lm":
+        raise ApiError("this is a reward model: it scores conversations (/v1/score, /v1/rerank, /pooling) and writes none")
+    if body.suffix:
+        raise ApiError("suffix: the model was not made to fill in: leave it out", param="suffix")
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        raise ApiError("best_of: is not done here: ask for n answers and choose by their logprobs", param="best_of")
+    if body.max_tokens == 0 and not body.echo:
+        raise ApiError("max_tokens: 0 makes sense with echo alone: ask for 1 or more", param="max_tokens")
+    if body.max_tokens == 0 and body.stream:
+        raise ApiError("max_tokens: 0 cannot be streamed", param="max_tokens")
+
+
+def _prompt(
+    state: ServerState, settings: ServeSettings, body: CompletionBody, given: str | list[int], grammar: Grammar | None
+) -> _Prompt:
+    ids = input_ids(state, given, "prompt")
+    # OpenAI's own default here is 16, which surprises everybody: an answer gets what is left.
+    params = sampling_params(
+        state, body, len(ids), max_tokens=body.max_tokens or (1 if body.max_tokens == 0 else None), grammar=grammar,
+        logprobs=body.logprobs, prompt_logprobs=body.logprobs if body.echo else None, max_answers=settings.max_answers,
+    )  # fmt: skip
+    text = "" if not body.echo else given if isinstance(given, str) else state.tokenizer.decode(ids)
+    return _Prompt(ids, text, params)
+
+
+async def _open(state: ServerState, body: CompletionBody, prompts: Sequence[_Prompt]) -> Answers:
+    adapter, answers = state.adapter_for(body.model), Answers(state)
+    try:
+        if body.max_tokens == 0:  # nothing but the prompts' own log-probabilities
+            await answers.open(
+                [Job(prompt=one.ids, params=one.params, task="logprobs", first_logprob=1, adapter=adapter)
+                 for one in prompts for _ in range(one.params.n)]
+            )  # fmt: skip
+        else:
+            await answers.open(
+                [Job(prompt=one.ids, params=params, adapter=adapter)
+                 for one in prompts for params in one.params.sample_params()]
+            )  # fmt: skip
+    except BaseException:
+        answers.close()
+        raise
+    return answers
+
+
+async def _whole(state: ServerState, settings: ServeSettings, body: CompletionBody) -> dict[str, Any]:
+    prompts = await _read(state, settings, body)
+    answers = await _open(state, body, prompts)
+    try:
+        done = await answers.all()
+    finally:
+        answers.close()
+    n = body.n or 1
+    choices = [_choice(state, body, index, prompts[index // n], one) for index, one in enumerate(done)]
+    result = head(state, "text_completion", "cmpl", state.adapter_for(body.model))
+    return result | {"choices": choices, "usage": usage(done, range(0, len(done), n))}
+
+
+def _choice(state: ServerState, body: CompletionBody, index: int, prompt: _Prompt, request: Request) -> dict[str, Any]:
+    text = "" if request.answer is None else request.answer.text
+    choice: dict[str, Any] = {
+        "index": index,
+        "text": prompt.text + text,
+        "logprobs": None,
+        "finish_reason": "length" if body.max_tokens == 0 else request.finish_reason,
+        "stop_reason": stop_reason(request),
+    }
+    if body.logprobs is not None:
+        ids, logprobs, tops = answer_ids(request), list[float | None](request.logprobs), list(request.top)
+        choice["logprobs"] = _logprobs(state, body, prompt, request, ids, logprobs[: len(ids)], tops[: len(ids)])
+    if body.return_token_ids:
+        choice |= {"prompt_token_ids": prompt.ids, "token_ids": request.tokens[request.prompt_length :]}
+    return choice
+
+
+def _logprobs(
+    state: ServerState, body: CompletionBody, prompt: _Prompt, request: Request,
+    ids: list[int], logprobs: list[float | None], tops: list[Any],
+) -> dict[str, Any]:  # fmt: skip
+    if not body.echo:
+        return text_logprobs(state.tokenizer, ids, logprobs, tops, 0)
+    return text_logprobs(
+        state.tokenizer, prompt.ids + ids, [None, *request.prompt_logprobs, *logprobs],
+        [None, *request.prompt_top, *tops], 0,
+    )  # fmt: skip
+
+
+async def _stream(
+    state: ServerState, body: CompletionBody, prompts: Sequence[_Prompt], answers: Answers
+) -> AsyncGenerator[str, None]:
+    start = head(state, "text_completion", "cmpl", state.adapter_for(body.model))
+    with_usage = body.stream_options is not None and body.stream_options.include_usage
+    if with_usage:
+        start["usage"] = None
+    n, lengths = body.n or 1, [0] * len(answers.tickets)
+    begun = [False] * len(lengths)
+    async for index, tokens, done in answers.parts():
+        prompt, request = prompts[index // n], answers.request(index)
+        text = "".join(token.text for token in tokens)
+        extras = _extras(state, body, request, tokens, lengths[index])
+        lengths[index] += len(text)
+        if not begun[index] and (tokens or done):
+            begun[index] = True
+            text = prompt.text + text
+            if body.echo and body.logprobs is not None:
+                extras["logprobs"] = _echoed(state, prompt, request, tokens)
+            if body.return_token_ids:
+                extras["prompt_token_ids"] = prompt.ids
+        if text or extras:
+            yield event(start | {"choices": [_change(index, text) | extras]})
+        if done:
+            last = _change(index, "", request.finish_reason) | {"stop_reason": stop_reason(request)}
+            yield event(start | {"choices": [last]})
+    if with_usage:
+        done_requests = [answers.request(index) for index in range(len(lengths))]
+        counted = usage(done_requests, range(0, len(done_requests), n))
+        yield event(start | {"choices": [], "usage": counted})
+    yield DONE
+
+
+def _change(index: int, text: str, reason: str | None = None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+
+
+def _told(request: Request, tokens: Sequence[TokenEvent]) -> list[TokenEvent]:
+    return [token for token in tokens if token.token not in request.stop_ids]
+
+
+def _extras(
+    state: ServerState, body: CompletionBody, request: Request, tokens: Sequence[TokenEvent], offset: int
+) -> dict[str, Any]:
+    extras: dict[str, Any] = {}
+    told = _told(request, tokens)
+    if body.logprobs is not None and told:
+        extras["logprobs"] = text_logprobs(
+            state.tokenizer, [token.token for token in told], [token.logprob for token in told],
+            [token.top for token in told], offset,
+        )  # fmt: skip
+    if body.return_token_ids and tokens:
+        extras["token_ids"] = [token.token for token in tokens]
+    return extras
+
+
+def _echoed(state: ServerState, prompt: _Prompt, request: Request, tokens: Sequence[TokenEvent]) -> dict[str, Any]:
+    """Log-probabilities of the prompt and of the first tokens after it."""
+    told = _told(request, tokens)
+    return text_logprobs(
+        state.tokenizer, prompt.ids + [token.token for token in told],
+        [None, *request.prompt_logprobs, *(token.logprob for token in told)],
+        [None, *request.prompt_top, *(token.top for token in told)], 0,
+    )  # fmt: skip
