@@ -9,15 +9,16 @@ in which all ways take turns.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as `puyu` does; read when PyTorch is loaded
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.harness import machine
@@ -39,7 +40,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(" ".join(f"{key}={value}" for key, value in machine().items()))
-    print(f"read limit: {read_limit():.1f} GB/s (best of 1, 2, 4 and 8 streams a thread)")
+    limit = read_limit()
     with torch.inference_mode():
         for inputs, outputs in SHAPES:
             print(f"\n{inputs} -> {outputs}, float32 activations")
@@ -47,6 +48,8 @@ def main() -> None:
             print(f"{'rows':>5} " + "".join(f"{name:>32}" for name in ways))
             for rows in map(int, args.rows.split(",")):
                 print(f"{rows:5d} " + "".join(f"{cell:>32}" for cell in cells(ways, inputs, outputs, rows)), flush=True)
+            limit = max(limit, read_limit())
+    print(f"\nmemory can be read at {limit:.1f} GB/s (best of 1, 2, 4 and 8 streams a thread, before, between and after)")
 
 
 def read_limit() -> float:
@@ -56,12 +59,9 @@ def read_limit() -> float:
         return float("nan")
     library = native.build(Path(__file__).with_name("cpu_read.c"), compiler)
     numbers = torch.ones(BEYOND_CACHES // 4)
-    pointer, count, threads = native.ctypes.c_void_p(numbers.data_ptr()), numbers.numel(), torch.get_num_threads()
-
-    def read(streams: int) -> Callable[[], object]:
-        return lambda: library.read_streams(pointer, native.ctypes.c_int64(count), streams, threads)
-
-    return max(BEYOND_CACHES / best(read(streams), 2 * ROUNDS) / 1e9 for streams in (1, 2, 4, 8))
+    pointer, count = ctypes.c_void_p(numbers.data_ptr()), ctypes.c_int64(numbers.numel())
+    reads = (partial(library.read_streams, pointer, count, streams, torch.get_num_threads()) for streams in (1, 2, 4, 8))
+    return max(BEYOND_CACHES / best(read, 2 * ROUNDS) / 1e9 for read in reads)
 
 
 def ways_of(inputs: int, outputs: int) -> dict[str, tuple[int, Sequence[Callable[[Tensor], Tensor]]]]:
@@ -72,7 +72,7 @@ def ways_of(inputs: int, outputs: int) -> dict[str, tuple[int, Sequence[Callable
     if dense.available():
         ways["ours"] = 4, [DenseLinear(linear) for linear in linears]
         ways["ours, bfloat16 weights"] = 2, [DenseLinear(linear, torch.bfloat16) for linear in linears]
-    ways["F.linear"] = 4, [lambda x, weight=linear.weight: F.linear(x, weight) for linear in linears]
+    ways["F.linear"] = 4, linears
     if onednn.available():
         ways["oneDNN, prepacked"] = 4, [PackedLinear(linear) for linear in linears]
     return ways
@@ -86,7 +86,7 @@ def cells(
     for _ in range(ROUNDS):
         for name, (_, layers) in ways.items():
             some = layers if rows < 64 else layers[:3]
-            seconds[name] = min(seconds[name], min(best(lambda layer=layer: layer(x), 1) for layer in some))
+            seconds[name] = min(seconds[name], min(best(partial(layer, x), 1) for layer in some))
     return [
         f"{seconds[name] * 1e3:.3f} ms {inputs * outputs * size / seconds[name] / 1e9:5.1f} GB/s "
         f"{2 * rows * inputs * outputs / seconds[name] / 1e9:4.0f} GF/s"

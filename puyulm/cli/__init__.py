@@ -19,6 +19,7 @@ VERBS = {
     "tokenizer": ("puyulm.cli.tokenizer", "train or inspect a tokenizer"),
     "generate": ("puyulm.cli.generate", "continue prompts or answer questions"),
     "chat": ("puyulm.cli.chat", "talk to a model in the terminal"),
+    "serve": ("puyulm.cli.serve", "answer programs over HTTP, in the OpenAI protocol"),
     "data": ("puyulm.cli.data", "collect text and make token shards"),
     "train": ("puyulm.cli.train", "pretrain a model from a recipe"),
     "sft": ("puyulm.cli.sft", "fine-tune a model on conversations from a recipe"),

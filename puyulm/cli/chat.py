@@ -11,7 +11,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from puyulm.cli.sampling import add_model_flags, add_sampling_flags, load_from_args, params_from_args
+from puyulm.cli.sampling import (
+    add_engine_flags,
+    add_model_flags,
+    add_sampling_flags,
+    engine_config,
+    load_from_args,
+    params_from_args,
+)
 from puyulm.cli.terminal import Reader, Speed, dim, open_reader, printable
 from puyulm.errors import ChatError, PuyuError
 
@@ -39,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_model_flags(parser)
     add_sampling_flags(parser)
+    add_engine_flags(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,7 +54,10 @@ def run(args: argparse.Namespace) -> None:
 
     chat = load_from_args(args.model, args)
     params = params_from_args(chat, args, think=args.think)
-    conversation = Conversation(chat, params, system=args.system, think=args.think, own_template=args.chat_template)
+    conversation = Conversation(
+        chat, params, system=args.system, think=args.think, own_template=args.chat_template,
+        config=engine_config(args, max_running=1),
+    )  # fmt: skip
     if args.think:
         _require_thinking(chat)
     _note(_banner(chat, args.model))

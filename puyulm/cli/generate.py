@@ -7,7 +7,14 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from puyulm.cli.sampling import add_model_flags, add_sampling_flags, load_from_args, params_from_args
+from puyulm.cli.sampling import (
+    add_engine_flags,
+    add_model_flags,
+    add_sampling_flags,
+    engine_config,
+    load_from_args,
+    params_from_args,
+)
 from puyulm.errors import GenerationError, HubError
 
 if TYPE_CHECKING:
@@ -28,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_model_flags(parser)
     add_sampling_flags(parser)
+    add_engine_flags(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,9 +55,9 @@ def run(args: argparse.Namespace) -> None:
     ids = [_prompt_ids(chat, prompt, args) for prompt in prompts]
     fitted = [_fitted(chat, len(one), params, args.max_new_tokens is not None) for one in ids]
     if args.json or len(prompts) > 1:
-        _answer_all(chat, prompts, ids, fitted, args.json)
+        _answer_all(chat, prompts, ids, fitted, args)
     else:
-        _answer_one(chat, ids[0], fitted[0])
+        _answer_one(chat, ids[0], fitted[0], args)
 
 
 def model_and_prompts(model: str | None, words: list[str]) -> tuple[str, list[str]]:
@@ -90,15 +98,14 @@ def _fitted(chat: ChatModel, prompt_length: int, params: SamplingParams, asked: 
     return fitted
 
 
-def _answer_one(chat: ChatModel, ids: list[int], params: SamplingParams) -> None:
+def _answer_one(chat: ChatModel, ids: list[int], params: SamplingParams, args: argparse.Namespace) -> None:
     """Streams the answer."""
     from puyulm.cli.terminal import Speed, dim, printable
-    from puyulm.engine.config import EngineConfig
     from puyulm.engine.engine import Engine
 
     speed = Speed()
     reason = None
-    for event in Engine(chat.model, chat.tokenizer, EngineConfig(max_running=1)).stream(ids, params):
+    for event in Engine(chat.model, chat.tokenizer, engine_config(args, max_running=1)).stream(ids, params):
         speed.count()
         print(printable(event.text), end="", flush=True)
         reason = event.finish_reason
@@ -109,15 +116,15 @@ def _answer_one(chat: ChatModel, ids: list[int], params: SamplingParams) -> None
 
 
 def _answer_all(
-    chat: ChatModel, prompts: list[str], ids: list[list[int]], params: list[SamplingParams], as_json: bool
+    chat: ChatModel, prompts: list[str], ids: list[list[int]], params: list[SamplingParams], args: argparse.Namespace
 ) -> None:
     """Answers in one batch and prints when all are there."""
     from puyulm.cli.terminal import dim, printable
     from puyulm.engine.engine import Engine
 
-    done = Engine(chat.model, chat.tokenizer).generate(ids, params, progress="answering")
+    done = Engine(chat.model, chat.tokenizer, engine_config(args)).generate(ids, params, progress="answering")
     answers = zip(prompts, ids, done, strict=True)
-    if as_json:
+    if args.json:
         print(json.dumps([_as_dict(*answer) for answer in answers], indent=2, ensure_ascii=False))
         return
     for prompt, _, completion in answers:

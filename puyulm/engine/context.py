@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from typing import Literal, cast
+
 from puyulm.engine.params import SamplingParams
 from puyulm.errors import GenerationError
-from puyulm.model.config import ModelConfig
+from puyulm.model.config import ModelConfig, RopeConfig
+
+
+def scaled_rope(rope: RopeConfig, scaling: str) -> RopeConfig:
+    """Rotary embedding with another scaling: "none", "dynamic:2.5" (NTK) or "linear:4", each with its factor.
+
+    Raises:
+        GenerationError: The text says something else.
+    """
+    kind, _, factor = scaling.partition(":")
+    try:
+        if kind == "none" and not factor:
+            return replace(rope, scaling="none", factor=1.0)
+        if kind in ("dynamic", "linear") and 1 <= float(factor) < math.inf:
+            return replace(rope, scaling=cast(Literal["dynamic", "linear"], kind), factor=float(factor))
+    except ValueError:
+        pass
+    raise GenerationError(f"rope scaling {scaling!r} is not known: write none, dynamic:2.5 or linear:4 (factor 1 or more)")
 
 
 def ntk_length(config: ModelConfig, reach: int) -> int | None:

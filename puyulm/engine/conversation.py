@@ -66,6 +66,7 @@ class Conversation:
         system: str | None = None,
         think: bool = False,
         own_template: bool = False,
+        config: EngineConfig | None = None,
     ) -> None:
         self.chat = chat
         self.params = params
@@ -74,7 +75,7 @@ class Conversation:
         self.messages: list[Message] = []
         self.dropped = 0
         self._own_template = own_template
-        self._engine = Engine(chat.model, chat.tokenizer, EngineConfig(max_running=1))
+        self._engine = Engine(chat.model, chat.tokenizer, config or EngineConfig(max_running=1))
 
     def reset(self) -> None:
         """Forgets what was said."""

@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
-from puyulm.engine.cpu import pack_for_inference
+from puyulm.engine.cpu import dense, pack_for_inference
+from puyulm.engine.context import scaled_rope
 from puyulm.engine.params import SamplingParams
+from puyulm.engine.quant.linear import pack_quantized, quantize_in_place
+from puyulm.engine.quant.load import is_quantized, load_quantized
 from puyulm.errors import ChatError, GenerationError
-from puyulm.model.checkpoint import load_config, load_model
+from puyulm.model.checkpoint import load_config, load_model, stored_dtype
 from puyulm.model.decoder import Decoder
 from puyulm.model.hub import resolve_model
 from puyulm.text.formats import BASE, ChatFormat, SamplingDefaults, chat_format_for, find_chat_format
 from puyulm.text.tokenizer import Tokenizer
+
+Quantize = Literal["int8", "int4"]
+GROUP_SIZE = 32  # of weights rounded while they are loaded
 
 _SAMPLING_KEYS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens", "min_new_tokens")
 
@@ -41,6 +47,8 @@ def load_chat_model(
     *,
     dtype: torch.dtype | None = None,
     device: str | None = None,
+    quantize: Quantize | None = None,
+    rope_scaling: str | None = None,
     chat_format: str | None = None,
     needs_chat_format: bool = True,
 ) -> ChatModel:
@@ -48,8 +56,9 @@ def load_chat_model(
 
     Args:
         name: Anything that `puyulm.model.hub.resolve_model` takes.
-        dtype: Of the weights; None: the checkpoint's on a GPU, float32 on a CPU.
+        dtype: Of the weights; None: the checkpoint's (see `load_for_inference`).
         device: None: the first GPU where there is one, else the CPU.
+        quantize, rope_scaling: See `load_for_inference`.
         chat_format: A name from `puyulm.text.formats.CHAT_FORMATS`; None: told from the checkpoint.
         needs_chat_format: False: a checkpoint whose format is not known gets plain text's ("base"); for callers that
             write prompts in another way.
@@ -73,8 +82,46 @@ def load_chat_model(
             raise
         chosen = BASE
     params = default_params(path, tokenizer, chosen)
-    model = pack_for_inference(load_model(path, dtype, device).eval())
+    model = load_for_inference(path, dtype, device, quantize=quantize, rope_scaling=rope_scaling)
     return ChatModel(model, tokenizer, chosen, params, path)
+
+
+def load_for_inference(
+    path: Path,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    *,
+    quantize: Quantize | None = None,
+    rope_scaling: str | None = None,
+) -> Decoder:
+    """Loads a checkpoint, quantised or not, with what makes it fast on its device.
+
+    A CPU computes in float32. bfloat16 weights stay so in memory where there is a C compiler: they are widened on their
+    way, which changes no bit of the result.
+
+    Args:
+        dtype: Of the weights; None: the checkpoint's, and float32 for float16 on a CPU.
+        quantize: Rounds the weights of the matrices to 8 or 4 bits in groups of 32; a checkpoint made by
+            `puyu quantize` is more exact.
+        rope_scaling: Instead of the checkpoint's, see `puyulm.engine.context.scaled_rope`.
+
+    Raises:
+        GenerationError: The checkpoint is quantised already.
+    """
+    if is_quantized(path):
+        if quantize is not None:
+            raise GenerationError(f"{path}: its weights are quantised already; leave --quantize out")
+        model = load_quantized(path, device, dtype)
+    else:
+        if dtype is None and device == "cpu":
+            stored = stored_dtype(load_config(path))
+            dtype = stored if stored == torch.bfloat16 and dense.available() else torch.float32
+        model = load_model(path, dtype, device).eval()
+        if quantize is not None:
+            quantize_in_place(model, 8 if quantize == "int8" else 4, GROUP_SIZE)
+    if rope_scaling is not None:
+        model.config = model.config.evolve(rope=scaled_rope(model.config.rope, rope_scaling))
+    return pack_for_inference(pack_quantized(model))
 
 
 def check_device(name: str) -> None:

@@ -142,15 +142,15 @@ class RowSampler:
         return rows
 
     def banned(self) -> NDArray[np.int64]:
-        """Ids that may not come next because they would end the answer."""
+        """Ids that may not come next: those that would end the answer, or the thoughts, too early."""
+        early = self.drawn < self.params.min_new_tokens
         if self.matcher is None:
-            early = self.drawn < self.params.min_new_tokens
-        elif not self.constrained:
-            early = True  # what the grammar asks for has not even begun
-        else:
-            early = not self.matcher.may_end
-            early |= self.drawn < self.params.min_new_tokens and not self.matcher.is_finished
-        return self._stops if early else self._stops[:0]
+            return self._stops if early else self._stops[:0]
+        if not self.constrained:  # what the grammar asks for has not even begun
+            action = None if self.thinking is None else self.thinking.action
+            return self._stops if action is None else np.append(self._stops, action)
+        free_to_end = self.matcher.may_end and (not early or self.matcher.is_finished)
+        return self._stops[:0] if free_to_end else self._stops
 
     def allowed(self, vocab_size: int) -> NDArray[np.bool_]:
         """What the grammar allows next, `[V]`; the ids that end an answer, where it may end.

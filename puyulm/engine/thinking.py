@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 
-from puyulm.text.formats import THINK_CLOSE, THINK_OPEN, ChatFormat
+from puyulm.text.formats import ACTION_START, THINK_CLOSE, THINK_OPEN, ChatFormat
 from puyulm.text.tokenizer import Tokenizer
 
 THINKING_BUDGET = 8192  # tokens
@@ -20,6 +20,7 @@ class ThinkingBudget:
 
     Attributes:
         inside: The next token is a thought, or belongs to the end of thoughts that is being written.
+        action: The id that begins a call or code, which ends thoughts too; None where the format has no actions.
 
     Args:
         budget: Tokens of thought, tags not counted, before the end is forced; None: `THINKING_BUDGET`.
@@ -38,6 +39,7 @@ class ThinkingBudget:
         grammar: bool = False,
     ) -> None:
         self.inside = in_reasoning
+        self.action = ACTION_START.find(tokenizer) if chat_format.actions else None
         self._tokenizer = tokenizer
         self._budget = THINKING_BUDGET if budget is None else budget
         self._grammar = grammar
@@ -47,12 +49,10 @@ class ThinkingBudget:
         self._used = 0
         self._tail = b""  # the end of the text, as much as a tag may begin in
         self._rest = b""
-        self._to_force: tuple[int, ...] = ()
+        self._to_force = self._end_ids() if in_reasoning and self._due() else ()
 
     def forced(self) -> int | None:
         """The id that must come next, or None where the model is free."""
-        if self.inside and not self._to_force and self._due():
-            self._to_force = self._end_ids()
         return self._to_force[0] if self._to_force else None
 
     def observe(self, token: int) -> None:
@@ -64,6 +64,9 @@ class ThinkingBudget:
             return
         if not (self.inside or self._waiting):
             return
+        if token == self.action:
+            self.inside = self._waiting = False
+            return
         special = self._tokenizer.is_special(token)
         text = self._tags.get(token, b"" if special else self._tokenizer.visible_bytes(token, False, True))
         self._used += self.inside
@@ -74,6 +77,8 @@ class ThinkingBudget:
             self._waiting = False
         if self.inside:
             self._close()
+        if self.inside and not self._to_force and self._due():
+            self._to_force = self._end_ids()
 
     @property
     def opening(self) -> int | None:

@@ -56,7 +56,7 @@ def tool_call_grammar(
         f"start: call{several}" if choice != "auto" else f"start: TEXT? (action{several})?",
         f"call: {start} {_token(PLUGIN, tokenizer, chat_format)} GAP? ({_either(len(functions))})"
         f" {_token(ACTION_END, tokenizer, chat_format)}",
-        "GAP: / ?\\n/",  # the blank is the one that some vocabularies put before every text
+        "GAP: / \\n?|\\n/",  # the blank is the one that some vocabularies put before every text
         *bodies,
     ]
     if choice == "auto":

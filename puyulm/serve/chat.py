@@ -143,7 +143,9 @@ class Deltas:
 def _kind(event: Event) -> str:
     if isinstance(event, TextDelta):
         return "content"
-    return "reasoning_content" if isinstance(event, ReasoningDelta) else "code" if isinstance(event, CodeDelta) else "call"
+    return (
+        "reasoning_content" if isinstance(event, ReasoningDelta) else "code" if isinstance(event, CodeDelta) else "call"
+    )
 
 
 def _call(index: int, **fields: object) -> dict[str, Any]:

@@ -108,7 +108,9 @@ def _read(state: ServerState, settings: ServeSettings, body: ChatBody, adapter: 
 
 def _refuse(state: ServerState, body: ChatBody) -> None:
     if state.config.head != "lm":
-        raise ApiError("this is a reward model: it scores conversations (/v1/score, /v1/rerank, /pooling) and writes none")
+        raise ApiError(
+            "this is a reward model: it scores conversations (/v1/score, /v1/rerank, /pooling) and writes none"
+        )
     if body.functions or body.function_call:
         field = "functions" if body.functions else "function_call"
         raise ApiError(f"{field}: is of an old protocol: write tools and tool_choice", param=field)
@@ -163,7 +165,9 @@ def _grammar(
     grammar = wanted_grammar(body, body.response_format)
     if tools:
         if grammar is not None:
-            raise ApiError("tools: cannot be combined with a format of the answer, unless tool_choice is none", param="tools")
+            raise ApiError(
+                "tools: cannot be combined with a format of the answer, unless tool_choice is none", param="tools"
+            )
         grammar = tool_call_grammar(
             tools, choice, state.chat_format, state.tokenizer, parallel=body.parallel_tool_calls is not False
         )

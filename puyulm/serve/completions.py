@@ -31,9 +31,7 @@ class _Prompt:
     params: SamplingParams
 
 
-async def completions(
-    state: ServerState, settings: ServeSettings, body: CompletionBody, http: HttpRequest
-) -> Response:
+async def completions(state: ServerState, settings: ServeSettings, body: CompletionBody, http: HttpRequest) -> Response:
     """Goes on with texts."""
     if body.stream:
         prompts = await while_connected(http, _read(state, settings, body))
@@ -65,7 +63,9 @@ def _prompts(state: ServerState, settings: ServeSettings, body: CompletionBody) 
 
 def _refuse(state: ServerState, body: CompletionBody) -> None:
     if state.config.head != "lm":
-        raise ApiError("this is a reward model: it scores conversations (/v1/score, /v1/rerank, /pooling) and writes none")
+        raise ApiError(
+            "this is a reward model: it scores conversations (/v1/score, /v1/rerank, /pooling) and writes none"
+        )
     if body.suffix:
         raise ApiError("suffix: the model was not made to fill in: leave it out", param="suffix")
     if body.best_of is not None and body.best_of != (body.n or 1):

@@ -122,7 +122,9 @@ def _invalid(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     if first["type"] == "json_invalid":
         return ApiError(f"the body is not JSON: {first.get('ctx', {}).get('error', 'it cannot be read')}")
     # A union reports one error for each of its members: names of types in the place are of no use to a client.
-    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place if _is_field(part)).lstrip(".")
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place if _is_field(part)).lstrip(
+        "."
+    )
     message = str(first["msg"]).removeprefix("Value error, ")
     value = first.get("input")
     shown = f" (not {_short(value)})" if value is None or isinstance(value, str | int | float | bool) else ""
@@ -132,7 +134,11 @@ def _invalid(errors: Sequence[Mapping[str, Any]]) -> ApiError:
 
 
 def _is_field(part: object) -> bool:
-    return isinstance(part, int) or (isinstance(part, str) and re.fullmatch(r"[a-z_]\w*", part) is not None and part not in ("str", "int", "float", "bool"))
+    return isinstance(part, int) or (
+        isinstance(part, str)
+        and re.fullmatch(r"[a-z_]\w*", part) is not None
+        and part not in ("str", "int", "float", "bool")
+    )
 
 
 def _short(value: object) -> str:

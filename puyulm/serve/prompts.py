@@ -91,11 +91,15 @@ def text_ids(state: ServerState, text: str, *, field: str = "prompt") -> list[in
     """
     ids = state.tokenizer.encode(text, bos=True)
     if not ids:
-        raise ApiError(f"{field}: is empty, and this model has no token that begins a text: write something", param=field)
+        raise ApiError(
+            f"{field}: is empty, and this model has no token that begins a text: write something", param=field
+        )
     return ids
 
 
-def list_of_inputs(given: str | list[str] | list[int] | list[list[int]], most: int, field: str) -> list[str | list[int]]:
+def list_of_inputs(
+    given: str | list[str] | list[int] | list[list[int]], most: int, field: str
+) -> list[str | list[int]]:
     """One text, several, ids, or several lists of ids: as a list.
 
     Raises:

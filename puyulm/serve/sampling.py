@@ -71,7 +71,7 @@ def room_for_answer(state: ServerState, prompt_length: int, max_tokens: int | No
     """
     limit = state.max_length
     left = limit - prompt_length
-    what = "the model's context" if limit == context_length(state.config) else "the key/value cache"
+    what = "the key/value cache" if limit > state.cache_tokens else "the context"
     if left < 1:
         raise ApiError(
             f"the prompt has {prompt_length:,} tokens, but {what} has room for {limit:,}, an answer included: shorten it",

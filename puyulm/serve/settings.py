@@ -25,7 +25,9 @@ class RateLimit:
         """
         count, _, unit = text.partition("/")
         if not (count.isascii() and count.isdigit() and int(count) > 0 and unit in _SECONDS):
-            raise GenerationError(f"a rate limit is a number of requests a second, minute or hour, as 60/m; not {text!r}")
+            raise GenerationError(
+                f"a rate limit is a number of requests a second, minute or hour, as 60/m; not {text!r}"
+            )
         return cls(int(count), _SECONDS[unit])
 
 

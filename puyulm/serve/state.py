@@ -26,6 +26,7 @@ class ServerState:
         params, thinking_params: How the checkpoint wants to be sampled, without and with deep thinking.
         names: What the model is called; the first is the one that answers carry.
         adapters: Names of loaded LoRA adapters, and where they came from.
+        context_limit: The longest prompt and answer together, where less than the model's own is wanted.
         own_template: Conversations are written by the checkpoint's own jinja template.
         think: Whether the model thinks where a request does not say.
         draining: No new requests are taken.
@@ -41,6 +42,7 @@ class ServerState:
     names: tuple[str, ...]
     own_template: bool = False
     think: bool = False
+    context_limit: int | None = None
     adapters: dict[str, str] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
     created: int = field(default_factory=lambda: int(time.time()))
@@ -50,13 +52,14 @@ class ServerState:
     @classmethod
     def of(
         cls, engine: AsyncEngine, model: ChatModel, names: tuple[str, ...] = (), *, own_template: bool = False,
-        think: bool = False,
+        think: bool = False, context_limit: int | None = None,
     ) -> ServerState:  # fmt: skip
         """The state for a loaded model; without names it is called as its folder or file is."""
         return cls(
             engine=engine, tokenizer=model.tokenizer, chat_format=model.chat_format, config=model.model.config,
             params=model.params, names=names or (Path(model.path).absolute().name,), own_template=own_template,
             thinking_params=default_params(model.path, model.tokenizer, model.chat_format, think=True), think=think,
+            context_limit=context_limit,
         )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -74,9 +77,9 @@ class ServerState:
     @property
     def max_length(self) -> int:
         """The longest prompt and answer together."""
-        context = context_length(self.config)
         # The last token of an answer is never run, so it needs no place in the cache.
-        return self.cache_tokens + 1 if context is None else min(context, self.cache_tokens + 1)
+        bounds = (self.cache_tokens + 1, context_length(self.config), self.context_limit)
+        return min(bound for bound in bounds if bound is not None)
 
     def adapter_for(self, model: str | None) -> str | None:
         """The adapter that a request's `model` names; None: the model itself, which is meant where none is named.

@@ -17,6 +17,7 @@ from puyulm.cli import chat as chat_module
 from puyulm.cli import main
 from puyulm.cli.generate import model_and_prompts
 from puyulm.cli.terminal import PlainReader, PromptReader, history_path, is_open, joined, printable
+from puyulm.engine.engine import Engine
 from puyulm.errors import GenerationError
 from puyulm.model.presets import DEFAULT_MODEL
 from tests.engine.checkpoints import write_checkpoint
@@ -108,9 +109,7 @@ class TestGenerate:
         self, thinker: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked = []
-        monkeypatch.setattr(
-            "puyulm.engine.generate.events", lambda model, ids, params, **_: asked.append((ids, params)) or []
-        )
+        monkeypatch.setattr(Engine, "stream", lambda engine, ids, params: asked.append((ids, params)) or [])
         main(["generate", thinker, "hi", "--device", "cpu"])
         main(["generate", thinker, "hi", "--device", "cpu", "--think"])
         (short, plain), (long, thinking) = asked

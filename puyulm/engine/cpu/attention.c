@@ -46,7 +46,6 @@ typedef struct {
     int64_t seen[TILE]; /* keys that each row sees */
     float query_sums[TILE];
     float queries[TILE * MAX_DIM], weights[TILE * PART];
-    float floats[CHUNK][BLOCK * MAX_DIM]; /* blocks of codes, written out */
     float mixed[TILE * MAX_DIM], part_mixed[TILE * MAX_DIM];
 } workspace;
 
@@ -243,9 +242,6 @@ INLINE void *block_at(const step *s, void *data, int64_t place) {
     return (char *)data + place * BLOCK * stored_width(s->kind, s->dim) * element_bytes(s->kind);
 }
 
-/* Tiles of more rows than this read codes as floats written out before; for fewer rows that would cost more. */
-enum { FEW_ROWS = 4 };
-
 /* Blocks chunk .. chunk + count of a part; what lies beyond the part is its last block. */
 static void find_blocks(const step *s, void *data, const unit *u, int64_t head, int64_t part, int64_t chunk,
                         int64_t blocks, const void **found) {
@@ -258,7 +254,6 @@ static void find_blocks(const step *s, void *data, const unit *u, int64_t head, 
 /* Scores of a part into `weights`: raw products, before scales of keys. */
 static void score_part(const step *s, const store *kv, const unit *u, int64_t head, int64_t part, workspace *w) {
     int64_t blocks = blocks_of(seen_in_part(w->seen[u->rows - 1], part));
-    int kind = u->rows > FEW_ROWS ? F32 : s->kind;
     const void *keys[CHUNK], *next[CHUNK];
     find_blocks(s, kv->keys, u, head, part, 0, blocks, next);
     for (int64_t chunk = 0; chunk < blocks; chunk += CHUNK) {
@@ -268,12 +263,10 @@ static void score_part(const step *s, const store *kv, const unit *u, int64_t he
             find_blocks(s, kv->keys, u, head, part, chunk + CHUNK, blocks, next);
         else
             find_blocks(s, kv->values, u, head, part, 0, blocks, next);
-        if (kind != s->kind)
-            for (int64_t b = 0; b < count; b++) keys[b] = key_floats(s->kind, keys[b], s->dim, w->floats[b]);
         for (int64_t row = 0, rows; row < u->rows; row += rows) {
             rows = rows_at_once(u->rows - row);
             int64_t reach = blocks_of(seen_in_part(w->seen[row + rows - 1], part)) - chunk;
-            score(kind, rows, reach < count ? reach : count, w->queries + row * s->dim, s->dim, keys,
+            score(s->kind, rows, reach < count ? reach : count, w->queries + row * s->dim, s->dim, keys,
                   (const char *const *)next, w->weights + row * PART + chunk * BLOCK);
         }
     }
@@ -316,8 +309,6 @@ static float weigh_row(const step *s, const store *kv, const unit *u, int64_t he
 /* Weighted values of a part into `part_mixed`. */
 static void mix_part(const step *s, const store *kv, const unit *u, int64_t head, int64_t part, workspace *w) {
     int64_t padded = ROUND_UP(s->dim), keys = seen_in_part(w->seen[u->rows - 1], part), blocks = blocks_of(keys);
-    int kind = u->rows > FEW_ROWS ? F32 : s->kind;
-    int64_t stride = kind == s->kind ? stored_width(kind, s->dim) : padded;
     const void *values[CHUNK], *next[CHUNK];
     memset(w->part_mixed, 0, u->rows * padded * sizeof(float));
     find_blocks(s, kv->values, u, head, part, 0, blocks, next);
@@ -327,14 +318,11 @@ static void mix_part(const step *s, const store *kv, const unit *u, int64_t head
             find_blocks(s, kv->values, u, head, part, chunk + CHUNK, blocks, next);
         else if (part + 1 < u->first_part + u->parts)
             find_blocks(s, kv->keys, u, head, part + 1, 0, 1, next);
-        if (kind != s->kind)
-            for (int64_t b = 0; b < CHUNK && chunk + b < blocks; b++)
-                values[b] = value_floats(s->kind, values[b], s->dim, w->floats[b]);
         for (int64_t row = 0, rows; row < u->rows; row += rows) {
             rows = rows_at_once(u->rows - row);
             int64_t reach = seen_in_part(w->seen[row + rows - 1], part) - chunk * BLOCK;
-            mix(kind, rows, w->weights + row * PART + chunk * BLOCK, reach < CHUNK * BLOCK ? reach : CHUNK * BLOCK,
-                values, (const char *const *)next, stride, w->part_mixed + row * padded, padded);
+            mix(s->kind, rows, w->weights + row * PART + chunk * BLOCK, reach < CHUNK * BLOCK ? reach : CHUNK * BLOCK,
+                values, (const char *const *)next, stored_width(s->kind, s->dim), w->part_mixed + row * padded, padded);
         }
     }
 }

@@ -53,42 +53,6 @@ INLINE v16 load_stored(int kind, const void *store, int64_t at, int high) {
     }
 }
 
-INLINE void keys_to_floats(const int kind, const void *block, int64_t dim, float *room) {
-    int64_t width = stored_width(kind, dim);
-    for (int64_t d = 0; d < dim && d < width; d++) v16_store(room + d * BLOCK, load_stored(kind, block, d * BLOCK, 0));
-    for (int64_t d = width; d < dim; d++) v16_store(room + d * BLOCK, load_stored(kind, block, (d - width) * BLOCK, 1));
-}
-
-INLINE void values_to_floats(const int kind, const void *block, int64_t dim, float *room) {
-    int64_t width = stored_width(kind, dim), padded = ROUND_UP(dim);
-    for (int64_t token = 0; token < BLOCK; token++, room += padded) {
-        for (int64_t d = 0; d < dim && d < width; d += LANES)
-            v16_store(room + d, load_stored(kind, block, token * width + d, 0));
-        for (int64_t d = width; d < dim; d += LANES)
-            v16_store(room + d, load_stored(kind, block, token * width + d - width, 1));
-    }
-}
-
-/* A block of keys written out as floats [D, 16]; returns `room`. */
-static const float *key_floats(int kind, const void *block, int64_t dim, float *room) {
-    switch (kind) {
-    case BF16: keys_to_floats(BF16, block, dim, room); break;
-    case U8: keys_to_floats(U8, block, dim, room); break;
-    case U4: keys_to_floats(U4, block, dim, room); break;
-    }
-    return room;
-}
-
-/* A block of values written out as floats [16, D rounded up]; returns `room`. */
-static const float *value_floats(int kind, const void *block, int64_t dim, float *room) {
-    switch (kind) {
-    case BF16: values_to_floats(BF16, block, dim, room); break;
-    case U8: values_to_floats(U8, block, dim, room); break;
-    case U4: values_to_floats(U4, block, dim, room); break;
-    }
-    return room;
-}
-
 INLINE uint16_t bf16_of(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);

@@ -17,11 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from puyulm.engine.cpu import native
+from puyulm.engine.cpu.panels import GROUP, PanelWeight
 from puyulm.engine.quant.tensor import QuantizedWeight
 from puyulm.errors import ConfigError
-
-GROUP = 32
-PANEL = 16
 
 Kernel = Callable[[Tensor, Tensor, bool], None]
 """(x, out, add): writes the product of x, float32 `[T, K]`, to out, float32 `[T, N]`, or adds it to what stands there;
@@ -183,16 +181,14 @@ class NativeKernel:
             raise ConfigError("there is no C compiler on this machine: use another kernel")
         outputs, inputs = weight.shape
         groups = -(-inputs // GROUP)
-        scales = weight.scales if weight.scales.dtype == torch.float16 else weight.scales.float()
-        self._kept = (  # what the structure points to
-            _panels_of_codes(weight),
-            _panels(scales),
-            None if weight.zeros is None else _panels(weight.zeros),
-            None if bias is None else bias.contiguous(),
-        )
-        pointers = (None if part is None else part.data_ptr() for part in self._kept)
-        per_scale = groups if weight.group_size == inputs else weight.group_size // GROUP
-        sizes = (outputs, inputs, groups, per_scale, groups // per_scale, weight.bits, scales.dtype == torch.float16)
+        layout = PanelWeight.of(weight)
+        scale_groups = layout.scales.shape[1]
+        half = layout.scales.dtype == torch.float16
+        sizes = (outputs, inputs, groups, groups // scale_groups, scale_groups, weight.bits, half)
+        bias = None if bias is None else bias.contiguous()
+        parts = (layout.codes, layout.scales, layout.zeros, bias)
+        pointers = (None if part is None else part.data_ptr() for part in parts)
+        self._kept = parts  # what the structure points to
         self._weight = _Weight(*pointers, *sizes)
         self._address = ctypes.addressof(self._weight)
         self._inputs = inputs
@@ -202,25 +198,6 @@ class NativeKernel:
         rows = x.numel() // self._inputs
         if self._multiply(self._address, x.data_ptr(), rows, out.data_ptr(), add, torch.get_num_threads()):
             raise MemoryError(f"no memory to round {rows} rows of {self._inputs} activations")
-
-
-def _panels(values: Tensor) -> Tensor:
-    """`[N, C]` -> `[ceil(N / 16), C, 16]`, filled up with zeros."""
-    padded = F.pad(values, (0, 0, 0, -values.shape[0] % PANEL))
-    return padded.unflatten(0, (-1, PANEL)).transpose(1, 2).contiguous()
-
-
-def _panels_of_codes(weight: QuantizedWeight) -> Tensor:
-    """8 bits: `[panels, quads of inputs, 16]` of four codes each; 4 bits: the same of two quads, low and high halves."""
-    if weight.bits == 8:
-        return _panels(_quads(weight.codes))
-    quads = _quads(torch.stack((weight.codes & 15, weight.codes >> 4), dim=-1).flatten(1))
-    return _panels(quads[:, ::2] | quads[:, 1::2] << 4)
-
-
-def _quads(codes: Tensor) -> Tensor:
-    """`[N, K]` of bytes -> `[N, K / 4]` int32, with K filled up to groups of 32."""
-    return F.pad(codes, (0, -codes.shape[1] % GROUP)).contiguous().view(torch.int32)
 
 
 def _library() -> ctypes.CDLL | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from puyulm.engine.quant.rounding import Grid, Weigh, find_grid, metric, pack
+from puyulm.engine.quant.rounding import Grid, find_grid, metric, pack
 from puyulm.engine.quant.tensor import Bits, QuantizedWeight
 from puyulm.errors import ConfigError
 
@@ -36,19 +36,20 @@ def gptq(
     """
     columns = weight.shape[1]
     size = group_size or columns
-    moments = moments.float()
+    moments, weights = moments.float(), weight.float().T.contiguous()
     fixed = act_order or size > BLOCK
-    weigh = metric(moments, size)
-    grid = find_grid(weight.float().unflatten(1, (-1, size)), bits, zero_point, weigh, columns) if fixed else None
-    order = torch.argsort(moments.diagonal(), descending=True) if act_order else torch.arange(columns)
-    order = order.to(weight.device)
+    grid = None
+    if fixed:
+        grid = find_grid(weights.unflatten(0, (-1, size)), bits, zero_point, metric(moments, size), columns)
+    if not act_order:
+        codes, grid = _round(weights, inverse_factor(moments, damping), bits, size, zero_point, moments, grid)
+        return pack(codes.T, grid)
+    assert grid is not None
+    order = torch.argsort(moments.diagonal(), descending=True)
     upper = inverse_factor(moments[order][:, order], damping)
-    if grid is not None:
-        codes = _round_on(grid, weight.float()[:, order], upper, order // size)
-        restored = torch.empty_like(codes)
-        restored[:, order] = codes
-        return pack(restored, grid, columns)
-    return _round_in_groups(weight.float().clone(), upper, bits, size, zero_point, moments)
+    codes = torch.empty_like(weights)
+    codes[order] = _round_on(grid, weights[order], upper, (order // size).tolist())
+    return pack(codes.T, grid)
 
 
 def inverse_factor(moments: Tensor, damping: float) -> Tensor:
@@ -69,49 +70,50 @@ def inverse_factor(moments: Tensor, damping: float) -> Tensor:
             raise ConfigError("the second moments of the calibration activations cannot be inverted; give more text")
 
 
-def _round_in_groups(
-    weight: Tensor, upper: Tensor, bits: Bits, size: int, zero_point: bool, moments: Tensor
-) -> QuantizedWeight:
-    """Rounds in order; a group's grid is found when its turn comes, from the weights as corrected by then."""
-    columns = weight.shape[1]
+def _round(
+    weights: Tensor, upper: Tensor, bits: Bits, size: int, zero_point: bool, moments: Tensor, grid: Grid | None
+) -> tuple[Tensor, Grid]:
+    """Rounds columns in order; codes `[K, N]` and their grid. A grid that is not given is found a group at a time, when
+    its turn comes, from the weights as corrected by then."""
+    columns = len(weights)
+    if grid is not None:
+        return _round_on(grid, weights, upper, [column // size for column in range(columns)]), grid
     block = size * max(1, BLOCK // size)
-    grids, codes = [], torch.empty_like(weight)
+    grids, codes = [], torch.empty_like(weights)
     for start in range(0, columns, block):
         stop = min(start + block, columns)
-        rest, errors = weight[:, start:stop].clone(), []
-        for begin in range(start, stop, size):
-            group = slice(begin - start, begin - start + size)
-            weigh: Weigh = metric(moments[begin : begin + size, begin : begin + size], size)
-            grid = find_grid(rest[:, None, group], bits, zero_point, weigh, columns)
-            grids.append(grid)
-            for column in range(begin, begin + size):
-                codes[:, column], error = _round_column(grid, rest, column - start, upper[column, column:stop])
-                errors.append(error)
-        weight[:, stop:] -= torch.stack(errors, 1) @ upper[start:stop, stop:]
-    joined = Grid(bits, torch.cat([g.scales for g in grids], 1), torch.cat([g.zeros for g in grids], 1))
-    return pack(codes, joined, columns)
+        rest = weights[start:stop].clone()
+        errors = torch.empty_like(rest)
+        for column in range(start, stop):
+            place = column - start
+            if column % size == 0:
+                weigh = metric(moments[column : column + size, column : column + size], size)
+                grids.append(find_grid(rest[None, place : place + size], bits, zero_point, weigh, columns))
+            codes[column] = _round_column(grids[-1], rest, errors, place, upper[column, column:stop])
+        weights[stop:] -= upper[start:stop, stop:].T @ errors
+    scales, zeros = torch.cat([g.scales for g in grids]), torch.cat([g.zeros for g in grids])
+    return codes, Grid(bits, scales, zeros)
 
 
-def _round_on(grid: Grid, weight: Tensor, upper: Tensor, groups: Tensor) -> Tensor:
-    """Rounds columns in the order given, each on the grid of its group `[K]`; returns codes in the same order."""
-    columns, codes = weight.shape[1], torch.empty_like(weight)
-    of_column = groups.tolist()
+def _round_on(grid: Grid, weights: Tensor, upper: Tensor, groups: list[int]) -> Tensor:
+    """Rounds columns in the order given, each on the grid of its group; codes `[K, N]` in the same order."""
+    columns, codes = len(weights), torch.empty_like(weights)
     for start in range(0, columns, BLOCK):
         stop = min(start + BLOCK, columns)
-        rest, errors = weight[:, start:stop].clone(), []
+        rest = weights[start:stop].clone()
+        errors = torch.empty_like(rest)
         for column in range(start, stop):
-            group = of_column[column]
-            own = Grid(grid.bits, grid.scales[:, group : group + 1], grid.zeros[:, group : group + 1])
-            codes[:, column], error = _round_column(own, rest, column - start, upper[column, column:stop])
-            errors.append(error)
-        weight[:, stop:] -= torch.stack(errors, 1) @ upper[start:stop, stop:]
+            group = slice(groups[column], groups[column] + 1)
+            own = Grid(grid.bits, grid.scales[group], grid.zeros[group])
+            codes[column] = _round_column(own, rest, errors, column - start, upper[column, column:stop])
+        weights[stop:] -= upper[start:stop, stop:].T @ errors
     return codes
 
 
-def _round_column(grid: Grid, rest: Tensor, place: int, row: Tensor) -> tuple[Tensor, Tensor]:
-    """Rounds one column of a block and corrects those behind it; the codes `[N]`, and the error `[N]` for the rest."""
-    column = rest[:, place, None, None]
+def _round_column(grid: Grid, rest: Tensor, errors: Tensor, place: int, row: Tensor) -> Tensor:
+    """Rounds one column of a block, corrects those behind it and notes the error for what follows; codes `[N]`."""
+    column = rest[None, place : place + 1]
     codes = grid.codes(column)
-    error = ((column - grid.values(codes)) / row[0]).view(-1)
-    rest[:, place + 1 :] -= error[:, None] * row[1:]
-    return codes.view(-1), error
+    errors[place] = ((column - grid.values(codes)) / row[0]).view(-1)
+    rest[place + 1 :].addr_(row[1:], errors[place], alpha=-1)
+    return codes.view(-1)

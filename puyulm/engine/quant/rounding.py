@@ -8,7 +8,7 @@ which AWQ's clipping is a special case (Lin et al. 2023, section 3).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,21 +17,23 @@ from torch import Tensor
 from puyulm.engine.quant.tensor import Bits, QuantizedWeight
 from puyulm.errors import ConfigError
 
-SHRINK = tuple(1.0 - 0.025 * step for step in range(21))  # 1.0 to 0.5
+SHRINK = tuple(1.0 - 0.05 * step for step in range(9))  # 1.0 to 0.6
 LARGEST_BLOCK = 256  # of second moments; larger groups are measured by the diagonal alone
-CHUNK = 1 << 20  # weights worked on at a time
+CHUNK = 1 << 18  # weights worked on at a time: what fits into a processor's cache
 
 Weigh = Callable[[Tensor], Tensor]
-"""The metric M of an error d `[rows, groups, group_size]`, as a function d -> M d; the squared error is `d . M d`."""
+"""The metric M of an error d `[groups, group_size, rows]`, as a function d -> M d; the squared error is `d . M d`."""
 
 
 @dataclass(frozen=True)
 class Grid:
     """The values that each group's codes can stand for.
 
+    Rows come last everywhere in here, so that what a group shares is spread over long runs of memory.
+
     Attributes:
-        scales: `[rows, groups, 1]`, already rounded to what is stored.
-        zeros: `[rows, groups, 1]`, whole numbers; 8 (4 bits) or 0 (8 bits) where the grid is symmetric.
+        scales: `[groups, 1, rows]`, already rounded to what is stored.
+        zeros: `[groups, 1, rows]`, whole numbers; 8 (4 bits) or 0 (8 bits) where the grid is symmetric.
     """
 
     bits: Bits
@@ -39,21 +41,21 @@ class Grid:
     zeros: Tensor
 
     def codes(self, weights: Tensor) -> Tensor:
-        """The nearest code of each weight `[rows, groups, group_size]`, as float."""
+        """The nearest code of each weight `[groups, group_size, rows]`, as float."""
         # A group of zeros has a scale of zero, and any code will do.
-        scaled = weights / torch.where(self.scales == 0, 1, self.scales)
+        steps = torch.where(self.scales == 0, 0, 1 / self.scales)
         low, high = (0, 15) if self.bits == 4 else (-127, 127)
-        return (scaled.round() + self.zeros).clamp(low, high)
+        return (weights * steps).round_().add_(self.zeros).clamp_(low, high)
 
     def values(self, codes: Tensor) -> Tensor:
-        return (codes - self.zeros) * self.scales
+        return (codes - self.zeros).mul_(self.scales)
 
-    def nearest(self, weights: Tensor) -> Tensor:
-        """Each weight rounded to the grid."""
-        return self.values(self.codes(weights))
+    def error(self, weights: Tensor) -> Tensor:
+        """What rounding does to each weight."""
+        return self.values(self.codes(weights)).sub_(weights)
 
     def where(self, chosen: Tensor, other: Grid) -> Grid:
-        """This grid in the groups that are chosen `[rows, groups, 1]`, the other elsewhere."""
+        """This grid in the groups that are chosen `[groups, 1, rows]`, the other elsewhere."""
         scales = torch.where(chosen, self.scales, other.scales)
         return Grid(self.bits, scales, torch.where(chosen, self.zeros, other.zeros))
 
@@ -88,93 +90,98 @@ def quantize(
     rows, columns = weight.shape
     size = group_size or columns
     weigh = metric(moments, size)
-    parts = [
-        _quantize_rows(part.float().unflatten(1, (-1, size)), bits, zero_point, weigh, search)
-        for part in weight.split(max(1, CHUNK // columns))
-    ]
-    grids, codes = [grid for grid, _ in parts], torch.cat([codes for _, codes in parts])
-    return pack(codes.flatten(1), Grid(bits, *_joined(grids)), columns)
+    grids, codes = [], []
+    for part in weight.split(max(16, CHUNK // columns)):
+        groups = part.float().T.contiguous().unflatten(0, (-1, size))
+        grid = find_grid(groups, bits, zero_point, weigh, columns, search=search)
+        grids.append(grid)
+        codes.append(grid.codes(groups).flatten(0, 1).T)
+    scales, zeros = (torch.cat(parts, 2) for parts in zip(*((g.scales, g.zeros) for g in grids), strict=True))
+    return pack(torch.cat(codes), Grid(bits, scales, zeros))
 
 
 def find_grid(
     weights: Tensor, bits: Bits, zero_point: bool, weigh: Weigh, columns: int, *, search: bool = True
 ) -> Grid:
-    """The grid of least error for groups of weights `[rows, groups, group_size]` of a matrix with so many columns."""
-    dtype = scale_dtype(columns, weights.shape[2])
+    """The grid of least error for groups of weights `[groups, group_size, rows]` of a matrix with so many columns."""
+    dtype = scale_dtype(columns, weights.shape[1])
+    if not search:
+        return next(_candidates(weights, bits, zero_point, (1.0,), dtype))
     best: Grid | None = None
     least = torch.empty(0)
-    for shrink in SHRINK if search else (1.0,):
-        for grid in _candidates(weights, bits, zero_point, shrink, dtype):
-            error = _error(weights - grid.nearest(weights), weigh)
-            best, least = _better(grid, error, best, least)
+    for grid in _candidates(weights, bits, zero_point, SHRINK, dtype):
+        best, least = _better(grid, _squared(grid.error(weights), weigh), best, least)
     assert best is not None
-    if not search:
-        return best
     codes = best.codes(weights) - best.zeros
-    along = (codes * weigh(codes)).sum(-1, keepdim=True)
-    fitted = (weights * weigh(codes)).sum(-1, keepdim=True) / along.clamp(min=1e-12)
+    along = _product(codes, weigh(codes))
+    fitted = _product(weights, weigh(codes)) / along.clamp(min=1e-12)
     refitted = Grid(bits, _stored(torch.where(along > 0, fitted, best.scales), dtype), best.zeros)
-    return _better(refitted, _error(weights - refitted.nearest(weights), weigh), best, least)[0]
+    return _better(refitted, _squared(refitted.error(weights), weigh), best, least)[0]
 
 
 def metric(moments: Tensor | None, group_size: int) -> Weigh:
     """The metric of errors that second moments of the inputs `[K, K]` make; None: each weight counts the same."""
     if moments is None:
         return lambda error: error
-    if group_size > LARGEST_BLOCK:
-        importance = moments.diagonal().unflatten(0, (-1, group_size))
-        return lambda error: error * importance
     groups = len(moments) // group_size
+    if group_size > LARGEST_BLOCK:
+        importance = moments.diagonal().reshape(groups, group_size, 1)
+        return lambda error: error * importance
     blocks = moments.unflatten(0, (groups, group_size)).unflatten(2, (groups, group_size))
     blocks = blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()  # [groups, group_size, group_size]
-    return lambda error: torch.bmm(error.transpose(0, 1), blocks).transpose(0, 1)
+    return lambda error: torch.bmm(blocks, error)
 
 
-def pack(codes: Tensor, grid: Grid, columns: int) -> QuantizedWeight:
-    """Codes `[N, K]` and their grid `[N, groups, 1]` as they are stored."""
-    scales, zeros = grid.scales.squeeze(2), grid.zeros.squeeze(2)
-    size = columns // scales.shape[1]
-    dtype = scale_dtype(columns, size)
-    if not (scales.to(dtype).isfinite().all() and codes.isfinite().all()):
-        raise ConfigError("the matrix holds infinities or NaN, or values beyond 10^5, and cannot be quantised")
+def pack(codes: Tensor, grid: Grid) -> QuantizedWeight:
+    """Codes `[N, K]` on their grid, as they are stored.
+
+    Raises:
+        ConfigError: They hold infinities or NaN.
+    """
+    scales, zeros = grid.scales.squeeze(1).T.contiguous(), grid.zeros.squeeze(1).T.contiguous()
+    size = codes.shape[1] // scales.shape[1]
+    scales = scales.to(scale_dtype(codes.shape[1], size))
+    if not (scales.isfinite().all() and codes.isfinite().all()):
+        raise ConfigError("a matrix holds infinities or NaN, or values beyond 10^5, and cannot be quantised")
     if grid.bits == 8:
-        return QuantizedWeight(codes.to(torch.int8), scales.to(dtype), None, 8, size)
+        return QuantizedWeight(codes.to(torch.int8).contiguous(), scales, None, 8, size)
     pairs = codes.to(torch.uint8).unflatten(1, (-1, 2))
     stored = None if bool((zeros == 8).all()) else zeros.to(torch.uint8)
-    return QuantizedWeight(pairs[..., 0] | pairs[..., 1] << 4, scales.to(dtype), stored, 4, size)
+    return QuantizedWeight((pairs[..., 0] | pairs[..., 1] << 4).contiguous(), scales, stored, 4, size)
 
 
-def _quantize_rows(
-    weights: Tensor, bits: Bits, zero_point: bool, weigh: Weigh, search: bool
-) -> tuple[Grid, Tensor]:
-    columns = weights.shape[1] * weights.shape[2]
-    grid = find_grid(weights, bits, zero_point, weigh, columns, search=search)
-    return grid, grid.codes(weights)
-
-
-def _candidates(weights: Tensor, bits: Bits, zero_point: bool, shrink: float, dtype: torch.dtype) -> list[Grid]:
-    if zero_point:
-        low = shrink * weights.amin(-1, keepdim=True).clamp(max=0)
-        high = shrink * weights.amax(-1, keepdim=True).clamp(min=0)
-        scales = _stored((high - low) / 15, dtype)
-        zeros = (-low / torch.where(scales == 0, 1, scales)).round().clamp(0, 15)
-        return [Grid(bits, scales, torch.where(scales == 0, 8, zeros))]
-    largest = shrink * weights.abs().amax(-1, keepdim=True)
-    if bits == 8:
-        return [Grid(8, _stored(largest / 127, dtype), torch.zeros_like(largest))]
+def _candidates(
+    weights: Tensor, bits: Bits, zero_point: bool, shrinks: tuple[float, ...], dtype: torch.dtype
+) -> Iterator[Grid]:
+    low, high = weights.amin(1, keepdim=True), weights.amax(1, keepdim=True)
+    largest = torch.maximum(high, -low)
     # Codes reach one step further below zero than above: the sign of the scale turns the longer side to where the
     # largest weight is.
+    extreme = torch.where(high >= -low, largest, -largest)
     eight = torch.full_like(largest, 8)
-    extreme = torch.where(weights.amax(-1, keepdim=True) * shrink == largest, largest, -largest)
-    return [Grid(4, _stored(largest / 7, dtype), eight), Grid(4, _stored(-extreme / 8, dtype), eight)]
+    for shrink in shrinks:
+        if zero_point:
+            bottom, top = shrink * low.clamp(max=0), shrink * high.clamp(min=0)
+            scales = _stored((top - bottom) / 15, dtype)
+            zeros = (-bottom / torch.where(scales == 0, 1, scales)).round().clamp(0, 15)
+            yield Grid(bits, scales, torch.where(scales == 0, eight, zeros))
+        elif bits == 8:
+            yield Grid(8, _stored(shrink * largest / 127, dtype), torch.zeros_like(largest))
+        else:
+            yield Grid(4, _stored(-shrink * extreme / 8, dtype), eight)
+            yield Grid(4, _stored(shrink * largest / 7, dtype), eight)
 
 
 def _stored(scales: Tensor, dtype: torch.dtype) -> Tensor:
     return scales.to(dtype).float()
 
 
-def _error(error: Tensor, weigh: Weigh) -> Tensor:
-    return (error * weigh(error)).sum(-1, keepdim=True)
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    return (left * right).sum(1, keepdim=True)
+
+
+def _squared(error: Tensor, weigh: Weigh) -> Tensor:
+    return _product(error, weigh(error))
 
 
 def _better(grid: Grid, error: Tensor, best: Grid | None, least: Tensor) -> tuple[Grid, Tensor]:
@@ -182,7 +189,3 @@ def _better(grid: Grid, error: Tensor, best: Grid | None, least: Tensor) -> tupl
         return grid, error
     improved = error < least
     return grid.where(improved, best), torch.where(improved, error, least)
-
-
-def _joined(grids: list[Grid]) -> tuple[Tensor, Tensor]:
-    return torch.cat([grid.scales for grid in grids]), torch.cat([grid.zeros for grid in grids])

@@ -1,0 +1,277 @@
+"""`puyu serve`: a model behind the OpenAI protocol."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from puyulm.errors import GenerationError
+
+if TYPE_CHECKING:
+    from puyulm.engine.config import EngineConfig
+    from puyulm.engine.load import ChatModel
+    from puyulm.model.config import RopeConfig
+    from puyulm.serve.settings import ServeSettings
+    from puyulm.serve.state import ServerState
+
+KEY_VARIABLE = "PUYU_API_KEY"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "puyu serve MODEL [options]"
+    parser.epilog = (
+        "When the line with the address is there, any OpenAI client works: base_url=\"http://127.0.0.1:8000/v1\", "
+        "api_key=\"none\". Ctrl-C or SIGTERM ends the server: running answers are finished first."
+    )  # fmt: skip
+    parser.add_argument("model", metavar="MODEL", help="checkpoint folder, .gguf file or model name")
+    _add_address_flags(parser)
+    _add_client_flags(parser)
+    _add_model_flags(parser)
+    _add_engine_flags(parser)
+
+
+def _add_address_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("address")
+    group.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in [127.0.0.1: this one alone]")
+    group.add_argument("--port", type=int, default=8000, help="0: any that is free [8000]")
+    group.add_argument("--ssl-certfile", metavar="FILE", help="certificate (PEM): serve https")
+    group.add_argument("--ssl-keyfile", metavar="FILE", help="its private key, where it is not in the same file")
+
+
+def _add_client_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("clients")
+    group.add_argument(
+        "--api-key", action="append", default=[], metavar="KEY",
+        help=f"clients must send this key; repeatable; also from {KEY_VARIABLE} [everybody may ask]",
+    )  # fmt: skip
+    group.add_argument("--api-key-file", metavar="FILE", help="keys, one a line")
+    group.add_argument(
+        "--cors", action="append", default=[], metavar="ORIGIN",
+        help="web pages of this origin may ask from a browser; repeatable; * is all [none]",
+    )  # fmt: skip
+    group.add_argument("--rate-limit", metavar="N/m", help="requests of each key, as 60/m, 5/s or 1000/h [no limit]")
+    group.add_argument("--max-queue", type=int, default=1024, metavar="N", help="requests that may wait [1024]")
+    group.add_argument("--max-body", default="16MiB", metavar="SIZE", help="largest request [16MiB]")
+    group.add_argument(
+        "--drain-seconds", type=float, default=30.0, metavar="S", help="what running answers get at the end [30]"
+    )
+    group.add_argument(
+        "--stall-seconds", type=float, default=120.0, metavar="S",
+        help="/health fails when no step was made for so long although there is work [120]",
+    )  # fmt: skip
+
+
+def _add_model_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights [the checkpoint's]")
+    group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... [a GPU where there is one]")
+    group.add_argument(
+        "--quantize", choices=("int8", "int4"), help="round the weights while loading: less memory, faster"
+    )
+    group.add_argument("--chat-format", metavar="NAME", help="how messages are written [told from the checkpoint]")
+    group.add_argument("--chat-template", action="store_true", help="use the checkpoint's own jinja template instead")
+    group.add_argument("--think", action="store_true", help="deep thinking unless a request says otherwise (InternLM3)")
+    group.add_argument(
+        "--served-model-name", action="append", default=[], metavar="NAME",
+        help="what clients call the model; repeatable [the folder's name]",
+    )  # fmt: skip
+    group.add_argument(
+        "--lora", action="append", default=[], metavar="NAME=PATH",
+        help="a LoRA adapter, which clients ask for as model NAME; repeatable",
+    )  # fmt: skip
+    group.add_argument(
+        "--rope-scaling", metavar="KIND:FACTOR", help="dynamic:2.0 or linear:4 stretches the context [the checkpoint's]"
+    )
+    group.add_argument(
+        "--context-length", type=int, metavar="N", help="longest prompt and answer together, in tokens [the model's]"
+    )
+
+
+def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("engine")
+    group.add_argument("--memory", metavar="SIZE", help="of the key/value cache, as 4GiB [a share of what is free]")
+    group.add_argument(
+        "--kv-type", choices=("model", "int8", "int4", "fp8"), default="model",
+        help="keys and values in fewer bits: longer contexts in the same memory [model: as computed]",
+    )  # fmt: skip
+    group.add_argument("--max-running", type=int, default=256, metavar="N", help="answers written at once [256]")
+    group.add_argument(
+        "--step-tokens", type=int, metavar="N",
+        help="tokens in one forward: more is faster for long prompts, less smoother for the others [CPU: 512, GPU: 4096]",
+    )  # fmt: skip
+    group.add_argument(
+        "--no-prefix-cache", action="store_true", help="do not keep the beginnings of prompts for those that share them"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    _need_packages()
+    from puyulm.serve.app import create_app
+    from puyulm.serve.server import Address, open_socket, serve, url_of
+
+    settings = settings_from_args(args)
+    address = Address(host=args.host, port=args.port, certfile=args.ssl_certfile, keyfile=args.ssl_keyfile)
+    listener = open_socket(address)  # before the model is loaded, which may take minutes
+    with listener:
+        state = state_from_args(args)
+        try:
+            app = create_app(state, settings)
+            serve(
+                app,
+                state,
+                settings,
+                address,
+                listener,
+                lambda: print(_ready(state, url_of(address, listener)), flush=True),
+            )
+        finally:
+            state.engine.close()
+
+
+def _need_packages() -> None:
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise GenerationError(f"{error.name} is missing: pip install 'puyulm[serve]'") from None
+
+
+def settings_from_args(args: argparse.Namespace) -> ServeSettings:
+    """How clients are treated.
+
+    Raises:
+        PuyuError: A flag is out of its range.
+    """
+    from puyulm.model.memory import parse_bytes
+    from puyulm.serve.settings import RateLimit, ServeSettings
+
+    for flag, least in (("max_queue", 1), ("drain_seconds", 0), ("stall_seconds", 0)):
+        if not getattr(args, flag) >= least:
+            raise GenerationError(f"--{flag.replace('_', '-')} must be {least} or more, not {getattr(args, flag)}")
+    if args.ssl_keyfile and not args.ssl_certfile:
+        raise GenerationError("--ssl-keyfile needs --ssl-certfile")
+    return ServeSettings(
+        api_keys=_keys(args), cors_origins=tuple(args.cors), max_body=parse_bytes(args.max_body),
+        rate_limit=None if args.rate_limit is None else RateLimit.parse(args.rate_limit),
+        stall_seconds=args.stall_seconds, drain_seconds=args.drain_seconds,
+    )  # fmt: skip
+
+
+def _keys(args: argparse.Namespace) -> tuple[str, ...]:
+    keys = list(args.api_key)
+    if args.api_key_file:
+        keys += [line.strip() for line in Path(args.api_key_file).read_text("utf-8").splitlines() if line.strip()]
+        if not keys:
+            raise GenerationError(f"--api-key-file {args.api_key_file}: holds no key")
+    if variable := os.environ.get(KEY_VARIABLE):
+        keys.append(variable)
+    if not all(key.strip() for key in keys):
+        raise GenerationError("--api-key must not be empty")
+    return tuple(dict.fromkeys(keys))
+
+
+def state_from_args(args: argparse.Namespace) -> ServerState:
+    """The model behind an engine that runs.
+
+    Raises:
+        PuyuError: The model cannot be loaded, or a flag does not fit it.
+    """
+    from puyulm.engine.async_engine import AsyncEngine
+    from puyulm.engine.engine import Engine
+    from puyulm.serve.state import ServerState
+
+    config, adapters = engine_config(args), dict(_adapter(text) for text in args.lora)
+    model = load_from_args(args)
+    check_context(args.context_length, model)
+    engine = Engine(model.model, model.tokenizer, config)
+    for name, path in adapters.items():
+        engine.load_adapter(name, path)
+    state = ServerState.of(
+        AsyncEngine(engine, args.max_queue), model, tuple(args.served_model_name), own_template=args.chat_template,
+        think=args.think, context_limit=args.context_length,
+    )  # fmt: skip
+    state.adapters.update(adapters)
+    return state
+
+
+def engine_config(args: argparse.Namespace) -> EngineConfig:
+    """Sizes of the engine."""
+    from puyulm.engine.config import EngineConfig
+    from puyulm.model.memory import parse_bytes
+
+    return EngineConfig(
+        memory=None if args.memory is None else parse_bytes(args.memory), kv_type=args.kv_type,
+        max_running=args.max_running, step_tokens=args.step_tokens, prefix_cache=not args.no_prefix_cache,
+    )  # fmt: skip
+
+
+def load_from_args(args: argparse.Namespace) -> ChatModel:
+    """The model as the flags ask."""
+    import torch
+
+    from puyulm.engine.load import load_chat_model
+
+    model = load_chat_model(
+        args.model, dtype=None if args.dtype is None else getattr(torch, args.dtype), device=args.device,
+        quantize=args.quantize, chat_format=args.chat_format, needs_chat_format=not args.chat_template,
+        rope=None if args.rope_scaling is None else _rope(args.model, args.rope_scaling),
+    )  # fmt: skip
+    if args.chat_template and model.tokenizer.chat_template is None:
+        raise GenerationError(f"{model.path} has no chat template of its own: leave --chat-template out")
+    if args.think and model.chat_format.thinking_prompt is None:
+        raise GenerationError(f"--think: the chat format '{model.chat_format.name}' has no thinking mode")
+    return model
+
+
+def _rope(name: str, scaling: str) -> RopeConfig:
+    from dataclasses import replace
+
+    from puyulm.model.checkpoint import load_config
+    from puyulm.model.hub import resolve_model
+
+    kind, _, factor = scaling.partition(":")
+    try:
+        number = float(factor)
+    except ValueError:
+        number = 0.0
+    if kind not in ("dynamic", "linear") or not 1 <= number < 1e6:
+        raise GenerationError(f"--rope-scaling must be dynamic:FACTOR or linear:FACTOR, as linear:4; not {scaling!r}")
+    return replace(load_config(resolve_model(name)).rope, scaling=kind, factor=number)  # type: ignore[arg-type]
+
+
+def check_context(length: int | None, model: ChatModel) -> None:
+    """Raises a GenerationError where `--context-length` asks for more than the model's positions are good for."""
+    from puyulm.engine.context import context_length
+
+    limit = context_length(model.model.config)
+    if length is not None and length < 2:
+        raise GenerationError(f"--context-length must be 2 or more, not {length}")
+    if length is not None and limit is not None and length > limit:
+        raise GenerationError(
+            f"--context-length {length:,} is more than the model's {limit:,} tokens: stretch them with --rope-scaling"
+        )
+
+
+def _adapter(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise GenerationError(f"--lora must be NAME=PATH, not {text!r}")
+    return name, path
+
+
+def _ready(state: ServerState, url: str) -> str:
+    """The line that says that requests may come."""
+    from puyulm.engine.paged import block_bytes
+    from puyulm.model.memory import format_bytes
+
+    engine = state.engine.engine
+    limits = engine.scheduler.limits
+    weight = engine.model.embed.weight
+    size = limits.num_blocks * block_bytes(state.config, weight.dtype, engine.config.kv_type)
+    return (
+        f"serving {state.name} at {url}/v1 ({state.max_length:,} tokens of context; cache of {limits.tokens:,} tokens, "
+        f"{format_bytes(size)}; up to {limits.max_running} answers at once; chat format {state.chat_format.name})"
+    )
