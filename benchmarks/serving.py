@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.bandwidth import read_bandwidth
+from benchmarks.cpu_kernels import read_limit
 from benchmarks.harness import PAIRS, Row, installed, missing, smaller_is_better
 from benchmarks.serving_models import (
     Shape,
@@ -122,7 +122,7 @@ def answer_rows(shape: Shape, bits: str, running: Sequence[Contender], rounds: i
         Work(f"prefill of {shape.long} tokens", 1, shape.long, 0),
     ]
     label, rows = f"{shape.name} {bits}", []
-    bandwidth = read_bandwidth(torch.get_num_threads())
+    bandwidth = read_limit()
     for place, work in enumerate(works):
         found = _measure(work, running, rounds)
         for peer in _peers(bits, running):
@@ -173,7 +173,7 @@ def _share_rows(
     shares = {
         who: 100 * per_token * statistics.median(rate for rate, _ in rates) / bandwidth for who, rates in found.items()
     }
-    rows = [Row(f"{label}: bandwidth of reading, {BATCH} streams a thread", "GB/s", bandwidth, None, "", None, None)]
+    rows = [Row(f"{label}: bandwidth of reading, all threads", "GB/s", bandwidth, None, "", None, None)]
     name, mine = f"{label}: decode, batch 1: share of the bandwidth", shares.pop(OURS)
     if target := BANDWIDTH_TARGET.get(bits):
         rows.append(Row(name, "%", mine, target, f"bound of {target:g} %", mine / target, 1.0))

@@ -1,17 +1,20 @@
 """Servers under load, and what our scheduler costs.
 
 Load: 64 chat requests at once, of mixed lengths behind one long system prompt, sent to `puyu serve` and to
-`transformers serve` with continuous batching: the same model, float32, the same requests, greedy. One server runs at
-a time, in turns.
+`transformers serve` with continuous batching: the same model, float32, the same requests, greedy. The servers take
+turns, and stand still (SIGSTOP) while the other is asked; every round has other questions behind the same system
+prompt.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
 import re
+import signal
 import socket
 import statistics
 import subprocess
@@ -56,12 +59,15 @@ class Load:
     rounds: int = 5
     longest: int = 48
 
-    def bodies(self, model: str) -> list[dict[str, Any]]:
-        rng = random.Random(0)
+    def bodies(self, model: str, number: int) -> list[dict[str, Any]]:
+        """The requests of a round."""
+        rng = random.Random(number)
         bodies = []
-        for number in range(self.requests):
+        for _ in range(self.requests):
             topic, count = rng.choice(_TOPICS), rng.randrange(1, 12)
-            question = f"Request {number}: " + " ".join(f"Tell me fact {n} about {topic}." for n in range(count))
+            question = f"Question {rng.randrange(10**9)}: " + " ".join(
+                f"Tell me fact {n} about {topic}." for n in range(count)
+            )
             messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": question}]
             bodies.append({
                 "model": model, "messages": messages, "stream": True, "temperature": 0,
@@ -87,13 +93,14 @@ def load_rows(smoke: bool = False) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="puyulm-bench-") as name:
         folder = _checkpoint(Path(name))
         found: dict[str, list[Found]] = {"puyulm": [], PEER: []}
-        cached = 0.0
-        for number in range(load.rounds):
-            for who in list(found)[:: 1 if number % 2 == 0 else -1]:
-                with Server(_command(who, folder)) as server:
-                    server.ask(load.bodies(str(folder))[:2])  # compiles, allocates; the cache then knows the rules
-                    found[who].append(server.ask(load.bodies(str(folder))))
-                    cached = _cached_share(server.text("/metrics")) if who == "puyulm" else cached
+        with contextlib.ExitStack() as stack:
+            servers = {who: stack.enter_context(Server(_command(who, folder))) for who in found}
+            for server in servers.values():
+                server.ask(load.bodies(str(folder), 0)[:2])  # starts threads, allocates
+            for number in range(load.rounds):
+                for who in list(found)[:: 1 if number % 2 == 0 else -1]:
+                    found[who].append(servers[who].ask(load.bodies(str(folder), 1 + number)))
+            cached = _cached_share(servers["puyulm"].text("/metrics"))
     return _rows(found, load, cached)
 
 
@@ -124,7 +131,7 @@ def _checkpoint(folder: Path) -> Path:
 
 def _command(who: str, folder: Path) -> list[str]:
     if who == "puyulm":
-        return [sys.executable, "-m", "puyulm", "serve", str(folder)]
+        return [sys.executable, "-m", "puyulm", "serve", str(folder), "--served-model-name", str(folder)]
     return [
         sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve", str(folder),
         "--continuous-batching", "--device", "cpu", "--dtype", "float32", "--attn-implementation", "sdpa",
@@ -143,18 +150,19 @@ class Server:
             listener.bind(("127.0.0.1", 0))
             port = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # as long as the process
         threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1"}
         self._process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)], env=os.environ | threads, stdout=self._log,
-            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
 
     def __enter__(self) -> Server:
         deadline = time.monotonic() + STARTING_SECONDS
         while True:
             try:
-                self.text("/health")
+                self._read("/health")
+                self._signal(signal.SIGSTOP)
                 return self
             except OSError:
                 if self._process.poll() is not None or time.monotonic() > deadline:
@@ -163,22 +171,33 @@ class Server:
             time.sleep(0.2)
 
     def __exit__(self, *error: object) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._signal(signal.SIGKILL)
+        self._process.wait()
 
     def text(self, path: str) -> str:
-        with urllib.request.urlopen(self.url + path, timeout=30) as response:
-            return response.read().decode()
+        """What it gives for a path."""
+        self._signal(signal.SIGCONT)
+        text = self._read(path)
+        self._signal(signal.SIGSTOP)
+        return text
 
     def ask(self, bodies: Sequence[dict[str, Any]]) -> Found:
         """Sends all requests at once and reads their streams to the end."""
+        self._signal(signal.SIGCONT)
         started = time.perf_counter()
         first = asyncio.run(self._ask(bodies))
-        return Found(len(bodies) / (time.perf_counter() - started), first)
+        found = Found(len(bodies) / (time.perf_counter() - started), first)
+        self._signal(signal.SIGSTOP)
+        return found
+
+    def _read(self, path: str) -> str:
+        with urllib.request.urlopen(self.url + path, timeout=30) as response:
+            return response.read().decode()
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To it and its children, which are a group of their own."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
     async def _ask(self, bodies: Sequence[dict[str, Any]]) -> list[float]:
         import httpx

@@ -89,7 +89,7 @@ def llama_cpp(path: str, bits: str, threads: int) -> Answer:
 
 
 def ctranslate2(path: str, bits: str, threads: int) -> Answer:
-    import ctranslate2 as lib
+    import ctranslate2 as lib  # type: ignore[import-not-found]
 
     from benchmarks.serving_models import token
 
@@ -108,7 +108,7 @@ def ctranslate2(path: str, bits: str, threads: int) -> Answer:
 def vllm(path: str, bits: str, threads: int) -> Answer:
     os.environ.update(VLLM_CPU_KVCACHE_SPACE="1", VLLM_NO_USAGE_STATS="1")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"0-{threads - 1}")
-    from vllm import LLM, SamplingParams
+    from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
 
     model = LLM(path, dtype="float32", skip_tokenizer_init=True, enable_prefix_caching=False, max_model_len=CONTEXT)
 
@@ -159,7 +159,7 @@ class Contender:
 
     def __init__(self, name: str, path: Path, bits: str, vocab_size: int, threads: int) -> None:
         self.name = name
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # as long as the process
         command = [sys.executable, "-m", "benchmarks.serving_peers", name, str(path), bits]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
         self._process = subprocess.Popen(
@@ -245,7 +245,7 @@ def _import(name: str, threads: int) -> None:
 
         torch.set_num_threads(threads)
     if name == "puyulm":
-        import puyulm.engine.engine
+        import puyulm.engine.engine  # noqa: F401
     elif name == "transformers":
         from transformers import LlamaForCausalLM  # noqa: F401
     elif name != "vLLM-cpu":

@@ -12,7 +12,6 @@ from puyulm.errors import GenerationError
 if TYPE_CHECKING:
     from puyulm.engine.config import EngineConfig
     from puyulm.engine.load import ChatModel
-    from puyulm.model.config import RopeConfig
     from puyulm.serve.settings import ServeSettings
     from puyulm.serve.state import ServerState
 
@@ -99,7 +98,7 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-running", type=int, default=256, metavar="N", help="answers written at once [256]")
     group.add_argument(
         "--step-tokens", type=int, metavar="N",
-        help="tokens in one forward: more is faster for long prompts, less smoother for the others [CPU: 512, GPU: 4096]",
+        help="tokens in one forward: more: long prompts are read faster; less: others wait less [CPU: 512, GPU: 4096]",
     )  # fmt: skip
     group.add_argument(
         "--no-prefix-cache", action="store_true", help="do not keep the beginnings of prompts for those that share them"
@@ -217,29 +216,13 @@ def load_from_args(args: argparse.Namespace) -> ChatModel:
     model = load_chat_model(
         args.model, dtype=None if args.dtype is None else getattr(torch, args.dtype), device=args.device,
         quantize=args.quantize, chat_format=args.chat_format, needs_chat_format=not args.chat_template,
-        rope=None if args.rope_scaling is None else _rope(args.model, args.rope_scaling),
+        rope_scaling=args.rope_scaling,
     )  # fmt: skip
     if args.chat_template and model.tokenizer.chat_template is None:
         raise GenerationError(f"{model.path} has no chat template of its own: leave --chat-template out")
     if args.think and model.chat_format.thinking_prompt is None:
         raise GenerationError(f"--think: the chat format '{model.chat_format.name}' has no thinking mode")
     return model
-
-
-def _rope(name: str, scaling: str) -> RopeConfig:
-    from dataclasses import replace
-
-    from puyulm.model.checkpoint import load_config
-    from puyulm.model.hub import resolve_model
-
-    kind, _, factor = scaling.partition(":")
-    try:
-        number = float(factor)
-    except ValueError:
-        number = 0.0
-    if kind not in ("dynamic", "linear") or not 1 <= number < 1e6:
-        raise GenerationError(f"--rope-scaling must be dynamic:FACTOR or linear:FACTOR, as linear:4; not {scaling!r}")
-    return replace(load_config(resolve_model(name)).rope, scaling=kind, factor=number)  # type: ignore[arg-type]
 
 
 def check_context(length: int | None, model: ChatModel) -> None:

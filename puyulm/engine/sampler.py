@@ -298,9 +298,9 @@ def edited(logits: Tensor, rows: Sequence[RowSampler]) -> tuple[Tensor, dict[int
             errors[index] = error
     ban_(scores, banned)
     if masked:
-        places = torch.tensor(masked, device=scores.device)
-        allowed = torch.from_numpy(np.stack(masks)).to(scores.device)
-        scores[places] = torch.where(allowed, scores[places], -torch.inf)
+        forbidden = torch.from_numpy(~np.stack(masks)).to(scores.device)
+        chosen = slice(None) if len(masked) == len(rows) else torch.tensor(masked, device=scores.device)
+        scores[chosen] = scores[chosen].masked_fill_(forbidden, -torch.inf)
     return scores, errors
 
 

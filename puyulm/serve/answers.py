@@ -30,12 +30,12 @@ class Part(NamedTuple):
     """What has come of one of several answers.
 
     Attributes:
-        index: Which answer.
+        number: Which answer.
         tokens: New ones, often one.
         done: Nothing comes after this.
     """
 
-    index: int
+    number: int
     tokens: list[TokenEvent]
     done: bool
 

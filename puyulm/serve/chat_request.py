@@ -54,7 +54,7 @@ async def open_chat(state: ServerState, request: ChatRequest) -> tuple[Answers, 
     answers, readers = Answers(state), []
     try:
         jobs = []
-        for params in request.params.sample_params():
+        for params in request.params.samples():
             reader = ChatAnswer(
                 state.tokenizer, state.chat_format, request.params.stop, in_reasoning=request.in_reasoning
             )

@@ -100,7 +100,7 @@ async def _open(state: ServerState, body: CompletionBody, prompts: Sequence[_Pro
         else:
             await answers.open(
                 [Job(prompt=one.ids, params=params, adapter=adapter)
-                 for one in prompts for params in one.params.sample_params()]
+                 for one in prompts for params in one.params.samples()]
             )  # fmt: skip
     except BaseException:
         answers.close()

@@ -198,7 +198,7 @@ class Writer:
         assert self._open is not None
         self._open["content"][0]["text"] += one.text
         name = "reasoning_text" if kind == "reasoning" else "output_text"
-        extra = {} if kind == "reasoning" else {"logprobs": []}
+        extra: dict[str, Any] = {} if kind == "reasoning" else {"logprobs": []}
         self.emit(f"response.{name}.delta", **self._place(), content_index=0, delta=one.text, **extra)
 
     def _kind(self) -> str | None:
@@ -235,7 +235,7 @@ class Writer:
         elif item["content"]:
             part = item["content"][0]
             name = "reasoning_text" if item["type"] == "reasoning" else "output_text"
-            extra = {} if item["type"] == "reasoning" else {"logprobs": []}
+            extra: dict[str, Any] = {} if item["type"] == "reasoning" else {"logprobs": []}
             self.emit(f"response.{name}.done", **self._place(), content_index=0, text=part["text"], **extra)
             self.emit("response.content_part.done", **self._place(), content_index=0, part=dict(part))
         self.emit("response.output_item.done", output_index=len(self.items) - 1, item=dict(item))

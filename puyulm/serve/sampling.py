@@ -74,7 +74,7 @@ def room_for_answer(state: ServerState, prompt_length: int, max_tokens: int | No
     what = "the key/value cache" if limit > state.cache_tokens else "the context"
     if left < 1:
         raise ApiError(
-            f"the prompt has {prompt_length:,} tokens, but {what} has room for {limit:,}, an answer included: shorten it",
+            f"the prompt has {prompt_length:,} tokens, but {what} has room for {limit:,}, answer included: shorten it",
             code="context_length_exceeded", param="messages",
         )  # fmt: skip
     if max_tokens is None:
@@ -84,7 +84,7 @@ def room_for_answer(state: ServerState, prompt_length: int, max_tokens: int | No
     if max_tokens > left:
         raise ApiError(
             f"the prompt's {prompt_length:,} tokens and an answer of up to {max_tokens:,} make "
-            f"{prompt_length + max_tokens:,}, but {what} has room for {limit:,}: shorten the prompt, or ask for at most "
+            f"{prompt_length + max_tokens:,}, but {what} has room for {limit:,}: shorten it, or ask for at most "
             f"{left:,} (or leave max_tokens out: an answer then gets what is left)",
             code="context_length_exceeded", param="max_tokens",
         )  # fmt: skip

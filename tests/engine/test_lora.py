@@ -298,7 +298,7 @@ def test_adapters_that_cannot_be_used_are_refused(options: dict, message: str, t
 
 def test_another_base_is_refused_with_names_and_shapes(tmp_path: Path) -> None:
     wide = write_adapter(tmp_path / "wide", tiny_decoder(hidden_size=96).config)
-    with pytest.raises(CheckpointError, match=r"lora_A of layers.0.attention.wqkv has shape \[4, 96\], .* \[4, 64\]"):
+    with pytest.raises(CheckpointError, match=r"lora_B of layers.0.attention.wo has shape \[96, 4\], .* \[64, 4\]"):
         engine_of(tiny_decoder()).load_adapter("a", wide)
     second = write_adapter(tmp_path / "v2", tiny_decoder().config)
     with pytest.raises(CheckpointError, match=r"adapts model.layers.0.attention.wqkv, .* internlm3 model .* q_proj"):
