@@ -52,7 +52,7 @@ def main() -> None:
             for rows in map(int, args.rows.split(",")):
                 print(f"{rows:5d} " + "".join(f"{cell:>32}" for cell in cells(ways, inputs, outputs, rows)), flush=True)
             limit = max(limit, read_limit())
-    print(f"\nmemory can be read at {limit:.1f} GB/s (the best seen before, between and after, in 1 to 8 streams a thread)")
+    print(f"\nmemory can be read at {limit:.1f} GB/s (the best seen before, between and after, with 1 to 8 streams)")
 
 
 def read_limit() -> float:

@@ -12,7 +12,7 @@ import contextlib
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from benchmarks.serving_models import (
     Shape,
     ctranslate2_folder,
     llama_cpp_file,
+    our_folder,
     remove_others,
     shapes,
     write_checkpoint,
@@ -37,6 +38,10 @@ INSTALL = {
 }  # fmt: skip
 PEERS = {
     "float32": (TRANSFORMERS, LLAMA_CPP, CTRANSLATE2, VLLM), "int8": (LLAMA_CPP, CTRANSLATE2), "int4": (LLAMA_CPP,),
+}  # fmt: skip
+FILES: dict[str, Callable[[Path, str], Path]] = {
+    OURS: our_folder, LLAMA_CPP: llama_cpp_file, CTRANSLATE2: ctranslate2_folder,
+    TRANSFORMERS: lambda folder, bits: folder, VLLM: lambda folder, bits: folder,
 }  # fmt: skip
 # What we mean to reach at batch 1, at batch 8 and in prefill.
 TARGETS = {TRANSFORMERS: (1.5, 2.0, 1.0), LLAMA_CPP: (1.0, 1.0, None), CTRANSLATE2: (1.0, 1.0, 1.0)}
@@ -81,17 +86,11 @@ def _shape_rows(shape: Shape, wanted: Sequence[str], rounds: int) -> list[Row]:
 @contextlib.contextmanager
 def contenders(shape: Shape, folder: Path, bits: str) -> Iterator[list[Contender]]:
     """Ours and the peers that are installed, each with its weights loaded."""
-    threads = torch.get_num_threads()
+    present = (OURS, *(peer for peer in PEERS[bits] if installed(MODULES[peer])))
+    files = {name: FILES[name](folder, bits) for name in present}  # all made before any takes memory
+    size, threads = shape.config.vocab_size, torch.get_num_threads()
     with contextlib.ExitStack() as stack:
-        running = []
-        for name in (OURS, *(peer for peer in PEERS[bits] if installed(MODULES[peer]))):
-            path = {LLAMA_CPP: llama_cpp_file, CTRANSLATE2: ctranslate2_folder}.get(name, _as_it_is)(folder, bits)
-            running.append(stack.enter_context(Contender(name, path, bits, shape.config.vocab_size, threads)))
-        yield running
-
-
-def _as_it_is(folder: Path, bits: str) -> Path:
-    return folder
+        yield [stack.enter_context(Contender(name, path, bits, size, threads)) for name, path in files.items()]
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ class Work:
         if self.new == 0:
             return self.batch * self.prompt / first, first
         whole = contender.seconds(self.batch, self.prompt, 1 + self.new, seed + 1)
-        return self.batch * self.new / max(whole - first, 1e-9), first
+        return self.batch * self.new / (whole - first if whole > first else whole), first
 
 
 def answer_rows(shape: Shape, bits: str, running: Sequence[Contender], rounds: int) -> list[Row]:

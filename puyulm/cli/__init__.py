@@ -16,6 +16,7 @@ VERBS = {
     "info": ("puyulm.cli.info", "shape, parameters and memory of a model; without a name, all presets"),
     "check": ("puyulm.cli.check", "run a checkpoint on recorded inputs and compare its outputs"),
     "convert": ("puyulm.cli.convert", "write a checkpoint in another published layout"),
+    "quantize": ("puyulm.cli.quantize", "write a checkpoint with weights in 8 or 4 bits"),
     "tokenizer": ("puyulm.cli.tokenizer", "train or inspect a tokenizer"),
     "generate": ("puyulm.cli.generate", "continue prompts or answer questions"),
     "chat": ("puyulm.cli.chat", "talk to a model in the terminal"),

@@ -275,7 +275,7 @@ class Engine:
 
         Raises:
             CheckpointError: It is missing or damaged, or was not made for this model.
-            GenerationError: The name is taken.
+            GenerationError: The name is taken or empty, or the model is split over processes.
         """
         self.adapters.load(name, folder)
 

@@ -149,7 +149,7 @@ class AdapterBank:
 
         Raises:
             CheckpointError: It cannot be used with this model.
-            GenerationError: The name is taken or empty.
+            GenerationError: The name is taken or empty, or the model is split over processes.
         """
         if not name:
             raise GenerationError("an adapter needs a name")
@@ -157,6 +157,7 @@ class AdapterBank:
             raise GenerationError(f"an adapter {name!r} is loaded already: unload it first, or take another name")
         weight = self.model.embed.weight
         weights = read_adapter(Path(folder), self.model.config)
+        self._check_whole(weights)
         parts = {place: LowRank(pair, weight.dtype, weight.device) for place, pair in weights.items()}
         self._loaded[name] = adapter = Adapter(name, next(self._versions), parts)
         self._alive.add(adapter)
@@ -187,6 +188,17 @@ class AdapterBank:
         self._rows.groups = [
             (adapter, None if sum(map(len, rows)) == start else _index(rows, device)) for adapter, rows in spans.items()
         ]
+
+    def _check_whole(self, weights: Mapping[str, LowRankWeights]) -> None:
+        for name, pair in weights.items():
+            linear = self.model.get_submodule(name)
+            linear = linear.inner if isinstance(linear, LoraLinear) else linear
+            shape = tuple(getattr(linear, size, None) for size in ("out_features", "in_features"))
+            if shape != (pair.up.shape[0], pair.down.shape[1]):
+                raise GenerationError(
+                    "the model is split over several processes, and adapters need it whole: merge the adapter into "
+                    "the model, or serve it in one process"
+                )
 
     def _wrap(self, adapters: Iterable[Adapter]) -> None:
         """Wraps exactly the layers that these adapters change."""

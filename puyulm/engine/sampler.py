@@ -7,6 +7,7 @@ is drawn, for draws are a function of the seed and of how many tokens were chose
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -188,7 +189,7 @@ class Sampled:
     Attributes:
         tokens: One for each row.
         logprobs: The logarithm of each token's probability under the model itself (softmax of the given logits, before
-            any penalty, temperature or filter).
+            any penalty, temperature or filter). NaN: the logits hold one; the token means nothing and was not recorded.
         top: Of rows that asked for them, by number: the most likely tokens' ids and their log-probabilities, most
             likely first.
         errors: Of rows that failed, by number: why. Their token and logprob mean nothing and were not recorded.
@@ -214,7 +215,7 @@ def sample(logits: Tensor, rows: Sequence[RowSampler], *, record: bool = True) -
         _sample_block(logits[start : start + step], rows[start : start + step], start, result)
     if record:
         for index, row in enumerate(rows):
-            if index not in result.errors:
+            if index not in result.errors and not math.isnan(result.logprobs[index]):
                 try:
                     row.record(result.tokens[index])
                 except GenerationError as error:

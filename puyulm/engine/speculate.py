@@ -2,10 +2,14 @@
 
 A forward of a few tokens takes hardly longer than of one, for it waits for the weights. So a cheap guesser proposes
 what follows, and the model says at all these places at once what it would have chosen. Tokens are kept up to the first
-that differs from its guess. Every token is drawn from the model's own distribution, with the request's own random
-numbers: an answer is the same with and without speculation, sampled or greedy, however good the guesses are. (Leviathan
-et al., "Fast inference from transformers via speculative decoding", 2023, accept and reject by a random number of its
-own instead; the distribution is the same, but then a seed's answer depends on which guesses found room in a step.)
+that differs from its guess. Every token is drawn from the model's own distribution with the request's own random
+numbers, so an answer is the same with and without speculation, greedy or drawn, whatever is guessed.
+
+A guess that is certain (n-grams) is right as often as under rejection sampling (Leviathan et al., "Fast inference from
+transformers via speculative decoding", 2023). A draft model draws its guesses with the numbers that the model will draw
+with (Daliri et al., "Coupling without communication and drafter-invariant speculative decoding", 2024): these are right
+somewhat less often than under rejection sampling, where, however, what a seed gives would depend on the draft model,
+and on which guesses found room in a step.
 """
 
 from __future__ import annotations

@@ -81,6 +81,8 @@ class Answers:
             self.tickets.append(ticket)
 
     async def _open(self, job: Job) -> Ticket:
+        if not self._state.engine.alive:
+            raise ApiError("the engine has stopped: the server must be started again", status=503)
         ticket = await self._state.engine.open(
             job.prompt, job.params, task=job.task, first_logprob=job.first_logprob, answer=job.answer,
             thinking=job.thinking, adapter=job.adapter,

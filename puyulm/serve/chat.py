@@ -42,7 +42,7 @@ async def _whole(state: ServerState, settings: ServeSettings, body: ChatBody) ->
     choices = [
         _choice(state, body, index, one, reader) for index, (one, reader) in enumerate(zip(done, readers, strict=True))
     ]
-    result = head(state, "chat.completion", "chatcmpl", request.adapter)
+    result = head(state, "chat.completion", "chatcmpl-", request.adapter)
     result |= {"choices": choices, "usage": _usage(state, request, done)}
     if body.return_token_ids:
         result["prompt_token_ids"] = request.ids
@@ -155,7 +155,7 @@ def _call(index: int, **fields: object) -> dict[str, Any]:
 async def _stream(
     state: ServerState, body: ChatBody, request: ChatRequest, answers: Answers, readers: Sequence[ChatAnswer]
 ) -> AsyncGenerator[str, None]:
-    start = head(state, "chat.completion.chunk", "chatcmpl", request.adapter)
+    start = head(state, "chat.completion.chunk", "chatcmpl-", request.adapter)
     with_usage = body.stream_options is not None and body.stream_options.include_usage
     if with_usage:
         start["usage"] = None

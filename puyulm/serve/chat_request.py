@@ -72,11 +72,11 @@ async def open_chat(state: ServerState, request: ChatRequest) -> tuple[Answers, 
 
 def count_thoughts(state: ServerState, request: ChatRequest, ids: Sequence[int]) -> int:
     """How many tokens of an answer are thoughts."""
-    follower = _thoughts(state, request, len(ids) + 1)
+    follower = ThinkingBudget(state.tokenizer, state.chat_format, len(ids) + 1, request.in_reasoning)
     count = 0
-    for id in ids if follower is not None else ():
-        count += follower.inside  # type: ignore[union-attr]
-        follower.observe(id)  # type: ignore[union-attr]
+    for id in ids:
+        count += follower.inside
+        follower.observe(id)
     return count
 
 
@@ -89,7 +89,7 @@ def _thoughts(state: ServerState, request: ChatRequest, budget: int | None) -> T
 
 
 def _read(state: ServerState, settings: ServeSettings, body: ChatBody, adapter: str | None) -> ChatRequest:
-    _refuse(state, body)
+    _refuse(state, settings, body)
     choice = _tool_choice(body)
     tools = body.tools if choice != "none" else None
     think, budget = _thinking(state, body)
@@ -101,16 +101,18 @@ def _read(state: ServerState, settings: ServeSettings, body: ChatBody, adapter: 
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     params = sampling_params(
         state, body, len(ids), max_tokens=body.max_completion_tokens or body.max_tokens, grammar=grammar,
-        logprobs=logprobs, think=think, thinking_budget=budget, max_answers=settings.max_answers,
+        prompt_field="messages", logprobs=logprobs, think=think, thinking_budget=budget,
     )  # fmt: skip
     return ChatRequest(ids, params, adapter, state.own_template and _opens_thoughts(state, ids))
 
 
-def _refuse(state: ServerState, body: ChatBody) -> None:
+def _refuse(state: ServerState, settings: ServeSettings, body: ChatBody) -> None:
     if state.config.head != "lm":
         raise ApiError(
             "this is a reward model: it scores conversations (/v1/score, /v1/rerank, /pooling) and writes none"
         )
+    if body.n is not None and body.n > settings.max_answers:
+        raise ApiError(f"n: at most {settings.max_answers} answers at once, not {body.n}", param="n")
     if body.functions or body.function_call:
         field = "functions" if body.functions else "function_call"
         raise ApiError(f"{field}: is of an old protocol: write tools and tool_choice", param=field)

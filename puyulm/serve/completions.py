@@ -83,7 +83,7 @@ def _prompt(
     # OpenAI's own default here is 16, which surprises everybody: an answer gets what is left.
     params = sampling_params(
         state, body, len(ids), max_tokens=body.max_tokens or (1 if body.max_tokens == 0 else None), grammar=grammar,
-        logprobs=body.logprobs, prompt_logprobs=body.logprobs if body.echo else None, max_answers=settings.max_answers,
+        prompt_field="prompt", logprobs=body.logprobs, prompt_logprobs=body.logprobs if body.echo else None,
     )  # fmt: skip
     text = "" if not body.echo else given if isinstance(given, str) else state.tokenizer.decode(ids)
     return _Prompt(ids, text, params)
@@ -117,7 +117,7 @@ async def _whole(state: ServerState, settings: ServeSettings, body: CompletionBo
         answers.close()
     n = body.n or 1
     choices = [_choice(state, body, index, prompts[index // n], one) for index, one in enumerate(done)]
-    result = head(state, "text_completion", "cmpl", state.adapter_for(body.model))
+    result = head(state, "text_completion", "cmpl-", state.adapter_for(body.model))
     return result | {"choices": choices, "usage": usage(done, range(0, len(done), n))}
 
 
@@ -153,7 +153,7 @@ def _logprobs(
 async def _stream(
     state: ServerState, body: CompletionBody, prompts: Sequence[_Prompt], answers: Answers
 ) -> AsyncGenerator[str, None]:
-    start = head(state, "text_completion", "cmpl", state.adapter_for(body.model))
+    start = head(state, "text_completion", "cmpl-", state.adapter_for(body.model))
     with_usage = body.stream_options is not None and body.stream_options.include_usage
     if with_usage:
         start["usage"] = None

@@ -18,6 +18,7 @@ log = logging.getLogger("puyulm.serve")
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _FIELD = re.compile(r"([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*)(?=:| must )")
+_NAME = re.compile(r"[a-z_]\w*")
 _CLIENT_LEFT = 499  # as nginx counts it; nobody reads the answer
 _SHOWN = 100  # characters of a wrong value that a message repeats
 
@@ -116,28 +117,37 @@ def add_handlers(app: FastAPI) -> None:
 
 
 def _invalid(errors: Sequence[Mapping[str, Any]]) -> ApiError:
-    """One line for the first thing that does not fit the request's schema."""
+    """One line for the first field that does not fit the request's schema."""
     first = errors[0]
-    place = [part for part in first["loc"] if part != "body"]
     if first["type"] == "json_invalid":
         return ApiError(f"the body is not JSON: {first.get('ctx', {}).get('error', 'it cannot be read')}")
-    # A union reports one error for each of its members: names of types in the place are of no use to a client.
-    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place if _is_field(part)).lstrip(
-        "."
-    )
-    message = str(first["msg"]).removeprefix("Value error, ")
-    value = first.get("input")
-    shown = f" (not {_short(value)})" if value is None or isinstance(value, str | int | float | bool) else ""
-    if not field:
-        return ApiError(f"the body: {message}: it must be a JSON object, sent as application/json")
-    return ApiError(f"{field}: {message}{shown}", param=field)
+    place = _place(first)
+    if not place:
+        return ApiError("the body must be a JSON object, sent as application/json")
+    # A field that may be of several kinds has an error for each: those that came the furthest are of use.
+    own = [error for error in errors if _place(error)[:1] == place[:1]]
+    depth = max(len(_place(error)) for error in own)
+    deepest = [error for error in own if len(_place(error)) == depth]
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in _place(deepest[0])).lstrip(".")
+    says = list(dict.fromkeys(_says(error) for error in deepest))
+    value = deepest[0].get("input")
+    shown = f", not {_short(value)}" if value is None or isinstance(value, str | int | float | bool) else ""
+    missing = deepest[0]["type"] == "missing"
+    return ApiError(f"{field}: {'missing' if missing else ', or '.join(says) + shown}", param=field)
+
+
+def _place(error: Mapping[str, Any]) -> list[str | int]:
+    """Names and numbers that lead to a field, without the names of types that stand between them."""
+    return [part for part in error["loc"] if part != "body" and _is_field(part)]
+
+
+def _says(error: Mapping[str, Any]) -> str:
+    return str(error["msg"]).replace("Input should be", "must be").replace("Input should", "must")
 
 
 def _is_field(part: object) -> bool:
     return isinstance(part, int) or (
-        isinstance(part, str)
-        and re.fullmatch(r"[a-z_]\w*", part) is not None
-        and part not in ("str", "int", "float", "bool")
+        isinstance(part, str) and _NAME.fullmatch(part) is not None and part not in ("str", "int", "float", "bool")
     )
 
 

@@ -84,7 +84,7 @@ def _text(writer: Writer) -> str:
 def _frame(state: ServerState, body: ResponsesBody, request: ChatRequest) -> dict[str, Any]:
     """The response before anything is written."""
     return {
-        "id": new_id("resp"),
+        "id": new_id("resp_"),
         "object": "response",
         "created_at": int(time.time()),
         "status": "in_progress",
@@ -154,7 +154,7 @@ class Writer:
             if isinstance(one, CallBegin):
                 self._begin(
                     {
-                        "id": new_id("fc"),
+                        "id": new_id("fc_"),
                         "type": "function_call",
                         "call_id": call_id(),
                         "name": one.name,
@@ -171,7 +171,7 @@ class Writer:
             elif isinstance(one, CodeDelta):
                 if self._kind() != "code_interpreter_call":
                     fields = {"code": "", "container_id": "", "outputs": None}
-                    self._begin({"id": new_id("ci"), "type": "code_interpreter_call", **fields})
+                    self._begin({"id": new_id("ci_"), "type": "code_interpreter_call", **fields})
                 self._grow("code_interpreter_call", "code", one.text, "response.code_interpreter_call_code")
             elif self._broken and isinstance(one, TextDelta):
                 self._broken = False  # the arguments of a call that broke off: they have been sent as such
@@ -183,14 +183,14 @@ class Writer:
         if self._open is not None:
             self._end("completed")
         if not self.items:  # an empty answer is an answer
-            self._begin({"id": new_id("msg"), "type": "message", "role": "assistant", "content": []})
+            self._begin({"id": new_id("msg_"), "type": "message", "role": "assistant", "content": []})
             self._end("completed")
 
     def _prose(self, one: TextDelta | ReasoningDelta) -> None:
         kind = "reasoning" if isinstance(one, ReasoningDelta) else "message"
         if self._kind() != kind:
             fields: dict[str, Any] = {"summary": []} if kind == "reasoning" else {"role": "assistant"}
-            self._begin({"id": new_id("rs" if kind == "reasoning" else "msg"), "type": kind, **fields, "content": []})
+            self._begin({"id": new_id("rs_" if kind == "reasoning" else "msg_"), "type": kind, **fields, "content": []})
             part = _part(kind)
             assert self._open is not None
             self._open["content"].append(part)

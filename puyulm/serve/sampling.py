@@ -21,12 +21,12 @@ def sampling_params(
     prompt_length: int,
     *,
     max_tokens: int | None,
+    prompt_field: str,
     grammar: Grammar | None = None,
     logprobs: int | None = None,
     prompt_logprobs: int | None = None,
     think: bool = False,
     thinking_budget: int | None = None,
-    max_answers: int = 256,
 ) -> SamplingParams:
     """The checkpoint's own parameters with what a request changes.
 
@@ -47,20 +47,19 @@ def sampling_params(
         given["stop_ids"] = tuple(body.stop_token_ids or ())
     if body.logit_bias:
         given["logit_bias"] = _bias(body.logit_bias, state.config.vocab_size)
-    n = body.n or 1
-    if n > max_answers:
-        raise ApiError(f"n: at most {max_answers} answers at once, not {n}", param="n")
-    room = room_for_answer(state, prompt_length, max_tokens, base.max_new_tokens)
+    room = room_for_answer(state, prompt_length, max_tokens, base.max_new_tokens, prompt_field)
     shortest = min(base.min_new_tokens, room) if body.min_tokens is None else body.min_tokens
     if shortest > room:
         raise ApiError(f"min_tokens: must be at most max_tokens, here {room:,}, not {shortest:,}", param="min_tokens")
     return base.evolve(
-        **given, n=n, max_new_tokens=room, min_new_tokens=shortest, grammar=grammar, logprobs=logprobs,
+        **given, n=body.n or 1, max_new_tokens=room, min_new_tokens=shortest, grammar=grammar, logprobs=logprobs,
         prompt_logprobs=prompt_logprobs, thinking_budget=thinking_budget,
     )  # fmt: skip
 
 
-def room_for_answer(state: ServerState, prompt_length: int, max_tokens: int | None, usual: int) -> int:
+def room_for_answer(
+    state: ServerState, prompt_length: int, max_tokens: int | None, usual: int, prompt_field: str
+) -> int:
     """The longest answer: what was asked for, else what the context has left after the prompt.
 
     With dynamic NTK the length that a request may reach decides how all its tokens are rotated. Without a wish of its
@@ -75,7 +74,7 @@ def room_for_answer(state: ServerState, prompt_length: int, max_tokens: int | No
     if left < 1:
         raise ApiError(
             f"the prompt has {prompt_length:,} tokens, but {what} has room for {limit:,}, answer included: shorten it",
-            code="context_length_exceeded", param="messages",
+            code="context_length_exceeded", param=prompt_field,
         )  # fmt: skip
     if max_tokens is None:
         if context_length(state.config) is None:

@@ -75,7 +75,7 @@ async def pooling(state: ServerState, body: PoolingBody, http: HttpRequest) -> d
         for index, row in enumerate(rows)
     ]
     return {
-        "id": new_id("pool"), "object": "list", "data": data, "model": adapter or state.name, "usage": _usage(done)
+        "id": new_id("pool-"), "object": "list", "data": data, "model": adapter or state.name, "usage": _usage(done)
     }  # fmt: skip
 
 
@@ -93,7 +93,7 @@ async def score(state: ServerState, body: ScoreBody, http: HttpRequest) -> dict[
     data = [{"object": "score", "index": index, "score": value} for index, value in enumerate(scores)]
     order = best_first(scores)
     return {
-        "id": new_id("score"), "object": "list", "data": data, "order": order, "ranks": ranks(order),
+        "id": new_id("score-"), "object": "list", "data": data, "order": order, "ranks": ranks(order),
         "model": adapter or state.name, "usage": _usage(done),
     }  # fmt: skip
 
@@ -113,7 +113,7 @@ async def rerank(state: ServerState, body: RerankBody, http: HttpRequest) -> dic
         for place, index in enumerate(best_first(scores))
     ]
     return {
-        "id": new_id("rerank"), "model": adapter or state.name, "results": results[: body.top_n], "usage": _usage(done)
+        "id": new_id("rerank-"), "model": adapter or state.name, "results": results[: body.top_n], "usage": _usage(done)
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ _NEVER = -9999.0  # the protocol's word for a probability of 0, whose logarithm 
 
 
 def new_id(prefix: str) -> str:
-    return f"{prefix}-{uuid.uuid4().hex}"
+    return prefix + uuid.uuid4().hex
 
 
 def head(state: ServerState, kind: str, prefix: str, adapter: str | None) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def text_logprobs(
     return {
         "tokens": texts,
         "token_logprobs": [None if value is None else shown(value) for value in logprobs],
-        "top_logprobs": [None if top is None else _as_dict(tokenizer, top) for top in tops] or None,
+        "top_logprobs": [None if top is None else _as_dict(tokenizer, top) for top in tops] if any(tops) else None,
         "text_offset": offsets,
     }
 

@@ -301,7 +301,7 @@ def test_another_base_is_refused_with_names_and_shapes(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"lora_B of layers.0.attention.wo has shape \[96, 4\], .* \[64, 4\]"):
         engine_of(tiny_decoder()).load_adapter("a", wide)
     second = write_adapter(tmp_path / "v2", tiny_decoder().config)
-    with pytest.raises(CheckpointError, match=r"adapts model.layers.0.attention.wqkv, .* internlm3 model .* q_proj"):
+    with pytest.raises(CheckpointError, match=r"adapts model.layers.0.attention.wo, .* internlm3 model .*q_proj"):
         engine_of(tiny_decoder(**FAMILIES["v3"])).load_adapter("a", second)
 
 
@@ -338,6 +338,14 @@ def test_names_are_taken_once(tmp_path: Path) -> None:
         engine.load_adapter("", folder)
     with pytest.raises(GenerationError, match=r"no adapter 'b' is loaded \(there are: a\)"):
         engine.unload_adapter("b")
+
+
+def test_a_model_split_over_processes_is_refused(tmp_path: Path) -> None:
+    decoder = tiny_decoder()
+    folder = write_adapter(tmp_path / "a", decoder.config)
+    decoder.layers[1].mlp.down = torch.nn.Linear(48, 64)
+    with pytest.raises(GenerationError, match="split over several processes"):
+        engine_of(decoder).load_adapter("a", folder)
 
 
 def test_weights_in_the_old_file_format(tmp_path: Path) -> None:

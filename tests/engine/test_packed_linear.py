@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from puyulm.engine.config import EngineConfig
-from puyulm.engine.cpu import CpuBlock, DenseLinear, PackedLinear, native, onednn, pack_for_inference
+from puyulm.engine.cpu import CpuBlock, CpuRMSNorm, DenseLinear, PackedLinear, native, onednn, pack_for_inference
 from puyulm.engine.engine import Engine
 from puyulm.engine.params import SamplingParams
 from puyulm.model.attention import PackedAttention
 from puyulm.model.checkpoint import load_model, save_model
-from puyulm.model.decoder import Block, Decoder
+from puyulm.model.decoder import Block, Decoder, RMSNorm
 from tests.conftest import tiny_config, tiny_decoder
 from tests.engine.kernel_builds import needs_compiler
 
@@ -50,7 +50,8 @@ def test_a_packed_model_computes_the_same(changes: dict, way: type[nn.Module]) -
     plain, packed = tiny_decoder(**changes), pack_for_inference(tiny_decoder(**changes))
     assert not any(isinstance(module, nn.Linear) for module in packed.modules())
     assert all(isinstance(linear, way) for linear in (packed.head, packed.layers[0].mlp.down))
-    assert isinstance(packed.layers[1], CpuBlock if way is DenseLinear else Block)
+    assert type(packed.layers[1]) is (CpuBlock if way is DenseLinear else Block)
+    assert type(packed.norm) is (CpuRMSNorm if way is DenseLinear else RMSNorm)
     torch.testing.assert_close(logits(packed), logits(plain), atol=1e-4, rtol=1e-5)
     assert pack_for_inference(packed) is packed and isinstance(packed.head, way)
 

@@ -21,8 +21,8 @@ SHAPES = [(1, 1, 8), (2, 1, 8), (2, 3, 16), (2, 2, 80), (1, 4, 96), (2, 1, 100),
 
 LENGTHS = (1, 15, 16, 17, 64, 65, 255, 256, 257, 300, 520)
 
-KERNELS = ["native", "plain"]
-EXACT = ["native"]
+KERNELS = ["native", "numba", "plain"]
+EXACT = ["native", "numba"]
 """Kernels whose rows do not depend on their neighbours."""
 
 
@@ -81,6 +81,11 @@ def layout_of(pieces: Sequence[tuple[int, int, int]], tables: Sequence[Sequence[
 def attend(kernel: str, cache: KVCache, layout: StepLayout) -> Attention:
     if kernel == "plain":
         return PagedAttention(cache, layout)
+    if kernel == "numba":
+        kernels = pytest.importorskip("puyulm.engine.cpu.attention_numba", exc_type=ImportError)
+        if not kernels.knows(cache):
+            pytest.skip("not a type that numba knows")
+        return kernels.NumbaAttention(cache, layout)
     made = native.native_attention(cache, layout)
     if made is None:
         pytest.skip("no C compiler")
@@ -188,6 +193,17 @@ def test_threads_do_not_matter(kernel: str, shape: tuple[int, int, int], threads
         results.append(run(kernel, empty_cache(shape, given.num_blocks), given, steps)[0])
         assert torch.equal(results[0], results[-1]), f"{count} threads"
     torch.testing.assert_close(results[0].double(), dense(given.q[0], given.k[0], given.v[0]), atol=6e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kv_type", ["model", "int8", "int4"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_native_and_numba_give_the_same_bits(shape: tuple[int, int, int], kv_type: KVType) -> None:
+    lengths = (530, 33)
+    given = sequences(shape, lengths)
+    one, other = (
+        run(kernel, empty_cache(shape, given.num_blocks, kv_type), given, whole(lengths)) for kernel in EXACT
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from puyulm.engine import sampler as sampler_module
-from puyulm.engine.filters import MORE_CANDIDATES, draw, filtered
+from puyulm.engine.filters import MORE_CANDIDATES, draw, filtered, total
 from puyulm.engine.params import SamplingParams
 from puyulm.engine.sampler import RowSampler, edited, probabilities, sample
 from puyulm.engine.uniform import uniforms
@@ -286,6 +286,18 @@ def test_every_bit_of_a_row_is_its_own(vocab: int, block: int, monkeypatch: pyte
         assert together.tokens[place] == alone[i].tokens[0]
         assert together.logprobs[place] == alone[i].logprobs[0]
         assert together.top.get(place) == alone[i].top.get(0)
+
+
+def test_a_sum_is_the_same_bits_alone_and_together() -> None:
+    mass = torch.rand(8, 100_000, generator=torch.Generator().manual_seed(0))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        alone = torch.cat([total(mass[i : i + 1]) for i in range(8)])
+        assert torch.equal(alone, total(mass))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(alone, mass.double().sum(-1), rtol=1e-6, atol=0)
 
 
 def test_a_row_can_be_made_again_from_its_tokens() -> None:

@@ -5,7 +5,7 @@
 #include <omp.h>
 
 /* For few numbers waking the other threads takes longer than the work. */
-INLINE int threads_for(int64_t numbers, int threads) { return numbers > 16384 ? threads : 1; }
+INLINE int threads_for(int64_t numbers, int threads) { return numbers > 32768 ? threads : 1; }
 
 INLINE v16 load_some(const float *p, int64_t count) { return count < LANES ? v16_load_part(p, count) : v16_load(p); }
 
@@ -88,9 +88,9 @@ void block_swiglu(const float *gate_up, float *y, int64_t m, int64_t groups, int
     int64_t pieces = (block + LANES - 1) / LANES;
 #pragma omp parallel for num_threads(threads_for(m * groups * block, threads))
     for (int64_t at = 0; at < m * groups * pieces; at++) {
-        int64_t group = at / pieces, i = at % pieces * LANES;
+        int64_t group = at / pieces, i = at % pieces * LANES, count = block - i;
         const float *gate = gate_up + group * 2 * block + i;
-        store_some(y + group * block + i, gated(load_some(gate, block - i), load_some(gate + block, block - i)), block - i);
+        store_some(y + group * block + i, gated(load_some(gate, count), load_some(gate + block, count)), count);
     }
 }
 

@@ -10,8 +10,8 @@
 #include <omp.h>
 #include <stdlib.h>
 
-/* Tiles: rows and panels whose sums stay in registers. Streams: likewise, for so few rows that reading the weights takes
-   most of the time; more rows have each weight brought to the first cache first. */
+/* Tiles: rows and panels whose sums stay in registers. Streams: likewise, for so few rows that reading the weights
+   takes most of the time; more rows have each weight brought to the first cache first. */
 #if defined(__AVX512F__)
 #define TILE_ROWS 14
 #define TILE_PANELS 2

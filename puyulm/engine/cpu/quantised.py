@@ -8,7 +8,6 @@ no number of threads. Three kernels compute the same: C, numba, and plain PyTorc
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,8 +21,8 @@ from puyulm.engine.quant.tensor import QuantizedWeight
 from puyulm.errors import ConfigError
 
 Kernel = Callable[[Tensor, Tensor, bool], None]
-"""(x, out, add): writes the product of x, float32 `[T, K]`, to out, float32 `[T, N]`, or adds it to what stands there;
-both are contiguous and T is at least 1."""
+"""(x, out, add): writes the product of x, float32 `[T, K]`, to out, float32 `[T, N]`, or adds it to what stands there.
+Both are contiguous, and T is at least 1."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def quantize_activations_natively(x: Tensor, num_threads: int = 1) -> QuantizedA
     rows, columns = x.shape
     groups = -(-columns // GROUP)
     codes = torch.empty(rows, groups, GROUP, dtype=torch.int8)
-    scales = torch.empty(rows, groups)
+    scales = torch.empty(rows, groups, dtype=torch.float32)
     sums = torch.empty(rows, groups, dtype=torch.int32)
     outputs = (codes.data_ptr(), scales.data_ptr(), sums.data_ptr())
     library.quantised_round(x.data_ptr(), rows, columns, *outputs, num_threads)
@@ -96,18 +95,27 @@ class QuantLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., K]` -> `[..., N]`."""
-        out = torch.empty(*x.shape[:-1], self.out_features)
-        if out.numel():
-            self._kernel(x.float().contiguous(), out, False)
+        out = torch.empty(*x.shape[:-1], self.out_features, dtype=torch.float32)
+        self._run(x, out, False)
         return out
 
     def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
         """Adds the product of x, `[T, K]`, to the residual stream, `[T, N]`, in place, and returns it."""
         if residual.dtype != torch.float32 or not residual.is_contiguous():
             return residual.add_(self(x))
-        if residual.numel():
-            self._kernel(x.float().contiguous(), residual, True)
+        self._run(x, residual, True)
         return residual
+
+    def _run(self, x: Tensor, out: Tensor, add: bool) -> None:
+        if x.dtype != torch.float32 or not x.is_contiguous():
+            x = x.float().contiguous()
+        rows, rest = divmod(x.numel(), self.in_features)
+        if rest or x.shape[-1] != self.in_features or out.numel() != rows * self.out_features:
+            raise ValueError(
+                f"a layer of {self.in_features} to {self.out_features}, not {x.shape[-1]} to {out.shape[-1]}"
+            )
+        if rows:
+            self._kernel(x.view(rows, self.in_features), out.view(rows, self.out_features), add)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
@@ -117,11 +125,11 @@ def fastest_kernel() -> Callable[[QuantizedWeight, Tensor | None], Kernel]:
     """C where there is a compiler, else numba where it is installed, else PyTorch."""
     if _library() is not None:
         return NativeKernel
-    if importlib.util.find_spec("numba") is not None:
+    try:
         from puyulm.engine.cpu.quantised_numba import NumbaKernel
-
-        return NumbaKernel
-    return ReferenceKernel
+    except ImportError:
+        return ReferenceKernel
+    return NumbaKernel
 
 
 class ReferenceKernel:
@@ -131,11 +139,10 @@ class ReferenceKernel:
         self._weight, self._bias = weight, bias
 
     def __call__(self, x: Tensor, out: Tensor, add: bool) -> None:
-        rounded = quantize_activations(x.flatten(0, -2))
-        columns = x.shape[-1]
-        integers = F.pad(self._weight.integers(), (0, -columns % GROUP)).unflatten(1, (-1, GROUP))
+        rounded = quantize_activations(x)
+        integers = F.pad(self._weight.integers(), (0, -x.shape[1] % GROUP)).unflatten(1, (-1, GROUP))
         scales = self._weight.scales.float()
-        total = torch.zeros(rounded.codes.shape[0], integers.shape[0])
+        total = torch.zeros_like(out)
         for group in range(integers.shape[1]):
             # Float64 holds these sums exactly.
             exact = rounded.codes[:, group].double() @ integers[:, group].double().T
@@ -143,8 +150,7 @@ class ReferenceKernel:
             total = _fma(exact, weight_scales * rounded.scales[:, group, None], total)
         if self._bias is not None:
             total += self._bias
-        flat = out.view(total.shape)
-        flat.copy_(flat + total if add else total)
+        out.copy_(out + total if add else total)
 
 
 def _fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -159,7 +165,8 @@ def _fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     lost = (product - (total - back)) + (addend - back)
     bits = total.view(torch.int64)
     below = torch.where(lost.sign() * total.sign() < 0, bits - 1, bits)
-    return torch.where(lost != 0, below | 1, bits).view(torch.float64).float()
+    inexact = (lost != 0) & lost.isfinite()
+    return torch.where(inexact, below | 1, bits).view(torch.float64).float()
 
 
 class _Weight(ctypes.Structure):
@@ -191,13 +198,12 @@ class NativeKernel:
         self._kept = parts  # what the structure points to
         self._weight = _Weight(*pointers, *sizes)
         self._address = ctypes.addressof(self._weight)
-        self._inputs = inputs
         self._multiply = library.quantised_multiply
 
     def __call__(self, x: Tensor, out: Tensor, add: bool) -> None:
-        rows = x.numel() // self._inputs
+        rows, inputs = x.shape
         if self._multiply(self._address, x.data_ptr(), rows, out.data_ptr(), add, torch.get_num_threads()):
-            raise MemoryError(f"no memory to round {rows} rows of {self._inputs} activations")
+            raise MemoryError(f"no memory to round {rows} rows of {inputs} activations")
 
 
 def _library() -> ctypes.CDLL | None:

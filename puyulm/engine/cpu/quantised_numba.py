@@ -30,8 +30,8 @@ class NumbaKernel:
 
     def __init__(self, weight: QuantizedWeight, bias: Tensor | None) -> None:
         layout = PanelWeight.of(weight)
-        outputs, self._inputs = weight.shape
-        groups = -(-self._inputs // GROUP)
+        outputs, inputs = weight.shape
+        groups = -(-inputs // GROUP)
         # The types of the arrays tell the compiled code the number of bits and the precision of the scales.
         codes = layout.codes.numpy().view(np.int8 if weight.bits == 8 else np.uint8)
         half = layout.scales.dtype == torch.float16
@@ -44,12 +44,12 @@ class NumbaKernel:
         )
 
     def __call__(self, x: Tensor, out: Tensor, add: bool) -> None:
-        rows = x.view(-1, self._inputs).numpy()
-        _multiply(*self._weight, rows, out.view(rows.shape[0], -1).numpy(), add, torch.get_num_threads())
+        _multiply(*self._weight, x.detach().numpy(), out.detach().numpy(), add, torch.get_num_threads())
 
 
-@intrinsic
-def _fma_group(context: Any, codes: Any, scales: Any, zeros: Any, x_codes: Any, x_scale: Any, x_sum: Any, total: Any) -> Any:
+def _typed_fma_group(
+    context: Any, codes: Any, scales: Any, zeros: Any, x_codes: Any, x_scale: Any, x_sum: Any, total: Any
+) -> Any:
     """total = fma(exact sums of one group, weight scales * activation scale, total), for a panel."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -76,6 +76,9 @@ def _fma_group(context: Any, codes: Any, scales: Any, zeros: Any, x_codes: Any, 
     return types.void(codes, scales, zeros, x_codes, x_scale, x_sum, total), generate
 
 
+_fma_group: Any = intrinsic(_typed_fma_group)
+
+
 def _exact_sums(builder: ir.IRBuilder, codes: ir.Value, x: ir.Value, signed: bool) -> ir.Value:
     """16 sums of 32 products: of 8 quads of inputs, each of 64 codes and 4 repeated activations.
 
@@ -93,12 +96,12 @@ def _exact_sums(builder: ir.IRBuilder, codes: ir.Value, x: ir.Value, signed: boo
             w = builder.zext(builder.lshr(both, shift) if quad % 2 else builder.and_(both, mask), shorts)
         four = builder.sext(_load(builder, x, _BYTE, 4, quad * 4), _vector(_SHORT, 4))
         repeated = _shuffle(builder, four, list(range(4)) * PANEL)
+        products = []
         for parity in range(2):
             places = range(parity, QUAD_BYTES, 2)
             wide = (builder.sext(_shuffle(builder, part, places), pairs.type) for part in (w, repeated))
-            product = builder.mul(*wide)
-            both_places = product if parity == 0 else builder.add(both_places, product)
-        pairs = builder.add(pairs, both_places)
+            products.append(builder.mul(*wide))
+        pairs = builder.add(pairs, builder.add(*products))
     return builder.add(*(_shuffle(builder, pairs, range(parity, 2 * PANEL, 2)) for parity in range(2)))
 
 
@@ -146,7 +149,7 @@ def _round_group(values, codes):  # type: ignore[no-untyped-def]
 
 @njit(parallel=True, nogil=True, cache=True)
 def _multiply(codes, scales, zeros, asymmetric, bias, x, out, add, num_threads):  # type: ignore[no-untyped-def]
-    rows, inputs = x.shape
+    rows = x.shape[0]
     panels, groups, _ = codes.shape
     outputs = out.shape[1]
     per_scale = groups // scales.shape[1]

@@ -52,7 +52,9 @@ def write_quantized_weights(
         raise ValueError("there are more parameters than places in the files")
     if len(shards) > 1:
         total = sum(_bytes(*entry) for entry in header.values())
-        write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
+        write_json(
+            folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
+        )
 
 
 def stored_header(config: ModelConfig, scheme: Scheme, dtype: torch.dtype) -> Header:

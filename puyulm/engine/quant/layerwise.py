@@ -53,7 +53,7 @@ class Activations:
 
     def chunks(self) -> Iterator[tuple[Tensor, RopeTables, PackedAttention]]:
         """Some rows at a time: `[T, H]`, a view that may be written to, and what a block wants to know of them."""
-        rows, length, _ = self.hidden.shape
+        length = self.hidden.shape[1]
         for part in self.hidden.split(max(1, CHUNK_TOKENS // length)):
             attention = PackedAttention([length] * len(part), part.device)
             config = self.config
@@ -183,9 +183,7 @@ def quantize_block(block: Block, seen: Activations | None, settings: QuantSettin
         set_linear(block, name, quantised, "int8" if settings.method == "smoothquant" else None)
 
 
-def observe(
-    block: Block, seen: Activations, names: tuple[str, ...], *, moments: bool
-) -> dict[str, InputStatistics]:
+def observe(block: Block, seen: Activations, names: tuple[str, ...], *, moments: bool) -> dict[str, InputStatistics]:
     """Statistics of the inputs of some of a layer's matrices, as the layer stands."""
     gatherers = {name: Gatherer(moments=moments) for name in names}
     for x, rope, attention in seen.chunks():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -78,8 +77,8 @@ def set_linear(owner: nn.Module, name: str, weight: AnyWeight, activations: Acti
     """Replaces the linear of a name ("mlp.down") by one of a quantised weight; its bias stays."""
     parent, _, last = name.rpartition(".")
     bias = owner.get_submodule(name).bias
-    bias = bias.detach() if isinstance(bias, Tensor) else None
-    setattr(owner.get_submodule(parent), last, quantized_linear(weight, bias, activations))
+    kept = bias.detach() if isinstance(bias, Tensor) else None
+    setattr(owner.get_submodule(parent), last, quantized_linear(weight, kept, activations))
 
 
 @torch.no_grad()
@@ -107,28 +106,27 @@ def quantize_in_place(decoder: Decoder, bits: Bits, group_size: int | None = 32)
 def pack_quantized(model: Decoder) -> Decoder:
     """Replaces, in place, the plain layers of a quantised decoder by those that its device runs fast.
 
-    On a CPU: integer kernels, and for e4m3, which no CPU multiplies, float32. Elsewhere nothing changes.
+    On a CPU: integer kernels, and for e4m3, which no CPU multiplies, float32. Groups that the kernels do not take, and
+    decoders elsewhere, are left alone.
 
     Returns:
         The same model.
     """
     if model.embed.weight.device.type != "cpu":
         return model
-    from puyulm.engine.cpu.quantised import QuantLinear
+    from puyulm.engine.cpu.quantised import GROUP, QuantLinear
 
-    for owner, name, module in list(_quantized(model)):
-        if isinstance(module, QuantWeightLinear):
-            setattr(owner, name, QuantLinear(module.weight, module.bias))
-        else:
+    # Places, not modules: a list of the modules would keep every original alive to the end.
+    places = [(owner, name) for owner in model.modules() for name, _ in owner.named_children()]
+    for owner, name in places:
+        module = getattr(owner, name)
+        if isinstance(module, Float8Linear):
             setattr(owner, name, _float_linear(module))
+        elif isinstance(module, QuantWeightLinear) and (
+            module.group_size % GROUP == 0 or module.group_size == module.in_features
+        ):
+            setattr(owner, name, QuantLinear(module.weight, module.bias))
     return model
-
-
-def _quantized(model: nn.Module) -> Iterator[tuple[nn.Module, str, QuantWeightLinear | Float8Linear]]:
-    for owner in model.modules():
-        for name, child in owner.named_children():
-            if isinstance(child, QuantWeightLinear | Float8Linear):
-                yield owner, name, child
 
 
 def _float_linear(module: Float8Linear) -> Linear:

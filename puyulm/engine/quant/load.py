@@ -182,10 +182,10 @@ def _plan(
 
 def _wanted(name: str, slot: Slot, layout: Layout, stored: Mapping[str, _Stored], folder: Path) -> dict[str, str]:
     """Suffix -> name of the tensors that stand for a matrix."""
-    misfit = layout.misfit(*slot.shape)  # type: ignore[call-arg]
+    misfit = layout.misfit(*slot.shape)
     if misfit is not None:
         raise CheckpointError(f"{folder}: {name} {list(slot.shape)} {misfit}")
-    names = {suffix: f"{base_name(name)}.{suffix}" for suffix in layout.tensors(*slot.shape)}  # type: ignore[call-arg]
+    names = {suffix: f"{base_name(name)}.{suffix}" for suffix in layout.tensors(*slot.shape)}
     return {suffix: full for suffix, full in names.items() if suffix != "g_idx" or full in stored}
 
 
@@ -210,7 +210,7 @@ def _require_all(
 def _require_fits(part: _Piece) -> None:
     entries: Mapping[str, Entry] = {"": (tuple(stored.dtype for stored in part.stored.values()), part.slot.shape)}
     if part.layout is not None:
-        entries = part.layout.tensors(*part.slot.shape)  # type: ignore[call-arg]
+        entries = part.layout.tensors(*part.slot.shape)
     for suffix, stored in part.stored.items():
         types, shape = entries[suffix]
         name = f"{base_name(part.name)}.{suffix}" if suffix else part.name

@@ -36,8 +36,7 @@ class QuantReport:
         held_out_tokens: Tokens predicted for it.
         calibration_tokens: Tokens looked at; 0 for methods that look at none.
         bytes: Of the weight files.
-        tokens_per_second: Of decoding one sequence, its attention left out; None where it was not measured.
-        decode_dtype: Of the weights that decode before and of what is not quantised after.
+        tokens_per_second: Of decoding one sequence, its attention to a context left out; None where it was not measured.
         seconds: Taken to quantise, writing included.
         device: Where all of this ran.
     """
@@ -48,7 +47,6 @@ class QuantReport:
     calibration_tokens: int
     bytes: tuple[int, int]
     tokens_per_second: tuple[float, float] | None
-    decode_dtype: str
     seconds: float
     device: str
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from puyulm.engine.quant.tensor import Bits, QuantizedWeight
 from puyulm.errors import ConfigError
 
-SHRINK = tuple(1.0 - 0.05 * step for step in range(9))  # 1.0 to 0.6
+SHRINK: dict[Bits, tuple[float, ...]] = {4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7), 8: (1.0, 0.95)}
 LARGEST_BLOCK = 256  # of second moments; larger groups are measured by the diagonal alone
 CHUNK = 1 << 18  # weights worked on at a time: what fits into a processor's cache
 
@@ -87,7 +87,7 @@ def quantize(
     Raises:
         ConfigError: The matrix holds infinities or NaN, or values beyond the range of half-precision scales.
     """
-    rows, columns = weight.shape
+    columns = weight.shape[1]
     size = group_size or columns
     weigh = metric(moments, size)
     grids, codes = [], []
@@ -109,7 +109,7 @@ def find_grid(
         return next(_candidates(weights, bits, zero_point, (1.0,), dtype))
     best: Grid | None = None
     least = torch.empty(0)
-    for grid in _candidates(weights, bits, zero_point, SHRINK, dtype):
+    for grid in _candidates(weights, bits, zero_point, SHRINK[bits], dtype):
         best, least = _better(grid, _squared(grid.error(weights), weigh), best, least)
     assert best is not None
     codes = best.codes(weights) - best.zeros

@@ -9,20 +9,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from puyulm.engine.cpu import pack_for_inference
+from puyulm.engine.load import load_for_inference
 from puyulm.engine.quant.files import write_quantized_weights
 from puyulm.engine.quant.layerwise import LayerwisePass
-from puyulm.engine.quant.linear import pack_quantized
-from puyulm.engine.quant.load import load_quantized
 from puyulm.engine.quant.report import QuantReport, decode_speed, perplexity, weight_file_bytes
 from puyulm.engine.quant.scheme import scheme_of, scheme_to_json
 from puyulm.engine.quant.settings import QuantSettings
 from puyulm.engine.quant.source import FloatSource
 from puyulm.errors import CheckpointError
-from puyulm.model.checkpoint import default_dtype, load_model, new_checkpoint, updated_config, write_companions
+from puyulm.model.checkpoint import new_checkpoint, updated_config, write_companions
 from puyulm.model.memory import count_parameters
 
-CHEAP_BYTES = 4 << 30  # of float weights, up to which both models are loaded to measure their speed
+CHEAP_BYTES = 4 << 30  # of weights in float32, up to which both models are loaded to measure their speed
 
 
 def quantize_checkpoint(
@@ -37,8 +35,8 @@ def quantize_checkpoint(
     max_shard_bytes: int = 5_000_000_000,
     write_extra: Callable[[Path], None] | None = None,
 ) -> QuantReport:
-    """Quantises a checkpoint folder or GGUF file and writes it beside: weights, `config.json`, the tokenizer's files and
-    `quantization.json`. What is written is read back before it takes its place.
+    """Quantises a checkpoint folder or GGUF file and writes another beside: weights, `config.json`, the tokenizer's
+    files and `quantization.json`. What is written is read back before it takes its place.
 
     Args:
         folder: Made whole or not at all.
@@ -94,11 +92,10 @@ def _report(
     device: str,
     seconds: float,
 ) -> QuantReport:
-    dtype = default_dtype(weights.config, device)
-    cheap = count_parameters(weights.config).total * dtype.itemsize <= CHEAP_BYTES
+    cheap = count_parameters(weights.config).total * 4 <= CHEAP_BYTES
     # One after the other: together they may be more than there is.
-    before = decode_speed(pack_for_inference(load_model(weights.path, dtype, device).eval())) if cheap else None
-    quantised = pack_for_inference(pack_quantized(load_quantized(folder, device, dtype)))
+    before = decode_speed(load_for_inference(weights.path, device=device)) if cheap else None
+    quantised = load_for_inference(folder, device=device)
     after = decode_speed(quantised)
     judged = None
     if held_out is not None and work.perplexity is not None:
@@ -110,7 +107,6 @@ def _report(
         calibration_tokens=calibration.numel() if calibration is not None and settings.calibrated else 0,
         bytes=(weight_file_bytes(weights.path), weight_file_bytes(folder)),
         tokens_per_second=None if before is None else (before, after),
-        decode_dtype=str(dtype).removeprefix("torch."),
         seconds=seconds,
         device=device,
     )

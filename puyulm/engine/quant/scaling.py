@@ -100,9 +100,9 @@ def scale_block(
     """
     scaled = {}
     for place in places(block):
-        linear, seen = block.get_submodule(place.name), statistics[place.name]
-        scales = place.fold(choose(linear.weight, seen, place), dtype)
-        linear.weight.mul_(scales)
+        weight, seen = block.get_parameter(f"{place.name}.weight"), statistics[place.name]
+        scales = place.fold(choose(weight, seen, place), dtype)
+        weight.mul_(scales)
         scaled[place.name] = seen.scaled(scales)
     return scaled
 

@@ -160,7 +160,7 @@ def is_layer_matrix(parameter: str) -> bool:
 
 
 def base_name(name: str) -> str:
-    """"model.layers.0.feed_forward.w1" of its ".weight"."""
+    """ "model.layers.0.feed_forward.w1" of its ".weight"."""
     return name.removesuffix(".weight")
 
 

@@ -13,7 +13,7 @@ from puyulm.model.memory import layer_matrices
 Method = Literal["rtn", "awq", "gptq", "smoothquant", "fp8"]
 Head = Literal["int8", "int4", "keep"]
 
-SMALLEST_GROUP = 16
+GROUP_UNIT = 32  # what the kernels multiply at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +58,8 @@ class QuantSettings:
             raise ConfigError(f"{self.method} has 8 bits, not {self.bits}; for 4 bits use rtn, awq or gptq")
         if self.method in ("smoothquant", "fp8") and self.group_size is not None:
             raise ConfigError(f"{self.method} has a scale a row, not groups; leave the group size out")
-        if self.group_size is not None and self.group_size < SMALLEST_GROUP:
-            raise ConfigError(f"a group must have at least {SMALLEST_GROUP} weights, not {self.group_size}")
-        if self.group_size is not None and self.group_size % 2:
-            raise ConfigError(f"a group must have an even number of weights, not {self.group_size}")
+        if self.group_size is not None and (self.group_size < GROUP_UNIT or self.group_size % GROUP_UNIT):
+            raise ConfigError(f"groups must have a multiple of {GROUP_UNIT} weights, not {self.group_size}")
         if self.zero_point and self.bits != 4:
             raise ConfigError("zero points go with 4 bits; 8 bits are symmetric")
         if not 0 <= self.alpha <= 1:
@@ -78,7 +76,7 @@ class QuantSettings:
         """Raises a ConfigError unless the groups divide the columns of every matrix of the model."""
         for rows, columns in layer_matrices(config):
             if self.group_size is not None and columns % self.group_size:
-                fitting = [str(size) for size in (16, 32, 64, 128, 256) if _divides(size, config)]
+                fitting = [str(size) for size in (32, 64, 128) if _divides(size, config)]
                 remedy = f"use {' or '.join(fitting)}" if fitting else "use whole rows (--group-size row)"
                 raise ConfigError(
                     f"groups of {self.group_size} do not divide the {columns} columns of a {rows} x {columns} matrix of"
