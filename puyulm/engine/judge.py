@@ -24,15 +24,6 @@ class Judged(NamedTuple):
     top: list[TopLogprobs]
 
 
-def log_normaliser(logits: Tensor) -> Tensor:
-    """`[N, V]` -> `[N, 1]`: the logarithm of the sum of exponentials of each row.
-
-    Summed in float64: the order of summation, which depends on the number of rows, then does not show in float32.
-    """
-    best = logits.amax(-1, keepdim=True)
-    return best + (logits - best).exp_().sum(-1, keepdim=True, dtype=torch.float64).log().to(logits.dtype)
-
-
 def top_logprobs(logprobs: Tensor, count: int) -> list[TopLogprobs]:
     """The `count` most likely tokens of each row of `[N, V]`."""
     values, ids = logprobs.topk(count, dim=-1)
@@ -54,11 +45,11 @@ def judge(hidden: Tensor, targets: Sequence[int], head: Head, vocab_size: int, t
     wanted = torch.tensor(targets, device=hidden.device)[:, None]
     step = max(LOGITS_AT_ONCE // vocab_size, 1)
     for rows, ids in zip(hidden.split(step), wanted.split(step), strict=True):
-        logits = head(rows)
-        normaliser = log_normaliser(logits)
-        logprobs += (logits.gather(1, ids) - normaliser).squeeze(1).tolist()
+        # Not logsumexp: on CPUs its sum of a row depends on how many rows there are.
+        judged = head(rows).log_softmax(-1)
+        logprobs += judged.gather(1, ids).squeeze(1).tolist()
         if top:
-            alternatives += top_logprobs(logits.sub_(normaliser), top)
+            alternatives += top_logprobs(judged, top)
     return Judged(logprobs, alternatives)
 
 

@@ -132,7 +132,9 @@ class KVCache:
         return decoded.to(self.dtype)
 
 
-def block_bytes(config: ModelConfig, dtype: torch.dtype, kv_type: KVType = "model", block_size: int = BLOCK_SIZE) -> int:
+def block_bytes(
+    config: ModelConfig, dtype: torch.dtype, kv_type: KVType = "model", block_size: int = BLOCK_SIZE
+) -> int:
     """Bytes that one block takes in all layers."""
     head = config.head_dim * dtype.itemsize
     if kv_type != "model":
@@ -144,9 +146,9 @@ def attention_for(cache: KVCache, layout: StepLayout) -> Attention:
     """The fastest attention for this cache on this machine: compiled C on CPUs, numba without a compiler, and plain
     PyTorch where neither knows the type or the device."""
     if cache.transposed:
-        from puyulm.engine.cpu import attention
+        from puyulm.engine.cpu.attention import cpu_attention
 
-        if (made := attention.native_attention(cache, layout)) is not None:
+        if (made := cpu_attention(cache, layout)) is not None:
             return made
     return PagedAttention(cache, layout)
 

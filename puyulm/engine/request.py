@@ -199,7 +199,7 @@ class Request:
         return known[1 : blocks + 1]
 
     def accept(self, token: int, logprob: float, top: TopLogprobs | None = None) -> TokenEvent:
-        """Adds a chosen token and decides whether the answer ends with it."""
+        """Adds a chosen token, which the sampler has recorded, and decides whether the answer ends with it."""
         if math.isnan(logprob):
             return self.fail(
                 f"the model gives no number (NaN) after {len(self.tokens)} tokens: "
@@ -209,13 +209,16 @@ class Request:
         self.logprobs.append(logprob)
         if top is not None:
             self.top.append(top)
-        text, answer = "", self.answer
+        text, answer, sampler = "", self.answer, self.sampler
+        thinks = sampler is not None and sampler.thinking is not None and sampler.thinking.inside
         if token in self.stop_ids:
             self.finish_reason, self.stop_id = "stop", token
         elif answer is not None:
-            text = answer.push(token, self.answer_length >= self.params.min_new_tokens)
+            text = answer.push(token, self.answer_length >= self.params.min_new_tokens and not thinks)
             if answer.stopped:
                 self.finish_reason = "stop"
+        if self.finish_reason is None and sampler is not None and sampler.finished:
+            self.finish_reason = "stop"  # the grammar has come to its end
         if self.finish_reason is None and self.answer_length >= self.params.max_new_tokens:
             self.finish_reason = "length"
         if self.finish_reason is not None and answer is not None:

@@ -70,6 +70,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder}: no such folder")
     if not file.is_file():
         raise CheckpointError(f"{folder}: no config.json; a checkpoint folder holds config.json and weights")
+    return _json_object(file)
+
+
+def _json_object(file: Path) -> dict[str, Any]:
     try:
         raw = json.loads(file.read_text("utf-8"))
     except ValueError as error:
@@ -86,7 +90,13 @@ def quantization_config(path: Path) -> dict[str, Any] | None:
     Raises:
         ConfigError, CheckpointError: `config.json` is missing or damaged.
     """
-    given = None if path.suffix == ".gguf" else read_config(path).get("quantization_config")
+    if path.suffix == ".gguf":
+        return None
+    given = read_config(path).get("quantization_config")
+    # The first versions of AutoAWQ and AutoGPTQ wrote a file of their own.
+    for file, method in ((path / "quant_config.json", "awq"), (path / "quantize_config.json", "gptq")):
+        if given is None and file.is_file():
+            given = {"quant_method": method, **_json_object(file)}
     if given is not None and not isinstance(given, dict):
         raise ConfigError(f"{path / 'config.json'}: quantization_config must be a JSON object, not {given!r}")
     return given

@@ -19,6 +19,7 @@ log = logging.getLogger("puyulm.serve")
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _FIELD = re.compile(r"([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*)(?=:| must )")
 _NAME = re.compile(r"[a-z_]\w*")
+_TYPE_NAMES = ("str", "int", "float", "bool", "list", "dict", "nullable")
 _CLIENT_LEFT = 499  # as nginx counts it; nobody reads the answer
 _SHOWN = 100  # characters of a wrong value that a message repeats
 
@@ -147,7 +148,7 @@ def _says(error: Mapping[str, Any]) -> str:
 
 def _is_field(part: object) -> bool:
     return isinstance(part, int) or (
-        isinstance(part, str) and _NAME.fullmatch(part) is not None and part not in ("str", "int", "float", "bool")
+        isinstance(part, str) and _NAME.fullmatch(part) is not None and part not in _TYPE_NAMES
     )
 
 

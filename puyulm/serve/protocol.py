@@ -6,18 +6,18 @@ Besides OpenAI's fields there are those of the engine: `top_k`, `min_p`, `repeti
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 MAX_TOP = 20  # alternatives to a token, as in OpenAI's protocol
 MAX_INPUTS = 2048  # texts in one request, likewise
 
 Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-Text = str
+JsonObject = dict[str, JsonValue]  # JSON's own types, and text that is Unicode
 TextOrIds = str | list[str] | Ids | list[Ids]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
-Conversation = Annotated[list[dict[str, Any]], Field(min_length=1)]
+Conversation = Annotated[list[JsonObject], Field(min_length=1)]
 
 
 class Body(BaseModel):
@@ -65,7 +65,7 @@ class ResponseFormat(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: dict[str, Any] | None = None
+    json_schema: JsonObject | None = None
 
 
 class ThinkingBody(BaseModel):
@@ -74,7 +74,7 @@ class ThinkingBody(BaseModel):
     enable_thinking: bool | None = None
     thinking_budget: Annotated[int, Field(ge=0)] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: JsonObject | None = None
 
 
 class ChatBody(SamplingBody, ThinkingBody):
@@ -85,13 +85,13 @@ class ChatBody(SamplingBody, ThinkingBody):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    tools: list[JsonObject] | None = None
+    tool_choice: Literal["none", "auto", "required"] | JsonObject | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     continue_final_message: bool | None = None
-    functions: list[Any] | None = None
-    function_call: Any = None
+    functions: list[JsonValue] | None = None
+    function_call: JsonValue = None
 
 
 class CompletionBody(SamplingBody):
@@ -136,7 +136,7 @@ class RerankBody(Body):
     """`POST /v1/rerank`."""
 
     query: str
-    documents: Annotated[list[str | dict[str, Any]], Field(min_length=1, max_length=MAX_INPUTS)]
+    documents: Annotated[list[str | JsonObject], Field(min_length=1, max_length=MAX_INPUTS)]
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool = True
 
@@ -146,7 +146,7 @@ class TokenizeBody(Body):
 
     prompt: str | None = None
     messages: Conversation | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: list[JsonObject] | None = None
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
     return_token_strs: bool = False
@@ -181,19 +181,19 @@ class ResponsesReasoning(BaseModel):
 class ResponsesBody(Body):
     """`POST /v1/responses`."""
 
-    input: str | Annotated[list[dict[str, Any]], Field(min_length=1)]
+    input: str | Annotated[list[JsonObject], Field(min_length=1)]
     instructions: str | None = None
     stream: bool | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: float | None = None
     top_p: float | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    tools: list[JsonObject] | None = None
+    tool_choice: Literal["none", "auto", "required"] | JsonObject | None = None
     parallel_tool_calls: bool | None = None
-    text: dict[str, Any] | None = None
+    text: JsonObject | None = None
     reasoning: ResponsesReasoning | None = None
     metadata: dict[str, str] | None = None
     previous_response_id: str | None = None
-    conversation: Any = None
+    conversation: JsonValue = None
     background: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None

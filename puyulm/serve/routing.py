@@ -69,7 +69,9 @@ def beginning_of(body: Mapping[str, Any]) -> str:
     if isinstance(messages, list):
         for message in messages:
             if isinstance(message, dict):
-                parts.append(f"{message.get('role')}\n{_text(message.get('content'))}{_text(message.get('tool_calls'))}")
+                parts.append(
+                    f"{message.get('role')}\n{_text(message.get('content'))}{_text(message.get('tool_calls'))}"
+                )
     else:
         parts += [_text(body.get("instructions")), _text(body.get("prompt") or body.get("input"))]
     return "\0".join(parts)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
+import platform
+import shutil
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from puyulm.engine.cpu import attention as native
+from puyulm.engine.cpu.native import FLAGS
 from puyulm.engine.kv_types import KVType
-from puyulm.engine.paged import BLOCK_SIZE, KVCache, PagedAttention, StepLayout, attention_for
+from puyulm.engine.paged import BLOCK_SIZE, QUERY_TILE, KVCache, PagedAttention, StepLayout, attention_for
 from puyulm.model.attention import Attention
 from puyulm.model.config import ModelConfig
 
 SHAPES = [(1, 1, 8), (2, 1, 8), (2, 3, 16), (2, 2, 80), (1, 4, 96), (2, 1, 100), (3, 1, 64), (1, 9, 64), (2, 2, 128),
-          (1, 1, 256), (1, 61, 20)]  # fmt: skip
+          (1, 1, 256), (1, 50, 20)]  # fmt: skip
 """KV heads, query heads of each, head dimension."""
 
 LENGTHS = (1, 15, 16, 17, 64, 65, 255, 256, 257, 300, 520)
@@ -97,7 +104,9 @@ def run(kernel: str, cache: KVCache, given: Sequences, steps: Sequence[Sequence[
     results = [torch.full_like(q, torch.nan) for q in given.q]
     for pieces in steps:
         attention = attend(kernel, cache, layout_of(pieces, given.tables))
-        parts = [[x[which][start : start + count] for which, start, count in pieces] for x in (given.q, given.k, given.v)]
+        parts = [
+            [x[which][start : start + count] for which, start, count in pieces] for x in (given.q, given.k, given.v)
+        ]
         mixed = attention(0, *(torch.cat(part) for part in parts))
         for (which, start, count), result in zip(pieces, mixed.split([count for *_, count in pieces]), strict=True):
             results[which][start : start + count] = result
@@ -200,9 +209,7 @@ def test_threads_do_not_matter(kernel: str, shape: tuple[int, int, int], threads
 def test_native_and_numba_give_the_same_bits(shape: tuple[int, int, int], kv_type: KVType) -> None:
     lengths = (530, 33)
     given = sequences(shape, lengths)
-    one, other = (
-        run(kernel, empty_cache(shape, given.num_blocks, kv_type), given, whole(lengths)) for kernel in EXACT
-    )
+    one, other = (run(kernel, empty_cache(shape, given.num_blocks, kv_type), given, whole(lengths)) for kernel in EXACT)
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -236,7 +243,9 @@ def test_views_of_a_fused_matrix(kernel: str) -> None:
 def test_bfloat16_activations(kernel: str) -> None:
     shape, lengths = (2, 2, 72), (40, 300)
     given = sequences(shape, lengths)
-    given = Sequences(*([x.bfloat16() for x in part] for part in (given.q, given.k, given.v)), given.tables, given.num_blocks)
+    given = Sequences(
+        *([x.bfloat16() for x in part] for part in (given.q, given.k, given.v)), given.tables, given.num_blocks
+    )
     cache = empty_cache(shape, given.num_blocks, dtype=torch.bfloat16)
     for result, q, k, v in zip(run(kernel, cache, given, whole(lengths)), given.q, given.k, given.v, strict=True):
         assert result.dtype == torch.bfloat16
@@ -253,8 +262,66 @@ def test_the_plain_path_takes_what_kernels_do_not() -> None:
         assert isinstance(attention, PagedAttention)
         result = attention(0, *(x[0].to(cache.dtype) for x in (given.q, given.k, given.v)))
         torch.testing.assert_close(
-            result.double(), dense(given.q[0], given.k[0], given.v[0]), atol=0.2 if cache.kv_type == "fp8" else 1e-2, rtol=0
+            result.double(),
+            dense(given.q[0], given.k[0], given.v[0]),
+            atol=0.2 if cache.kv_type == "fp8" else 1e-2,
+            rtol=0,
         )
+
+
+def test_the_best_that_is_installed_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = empty_cache((1, 1, 8), 2)
+    layout = layout_of([(0, 0, 5)], [[0]])
+    if native.library() is not None:
+        assert isinstance(attention_for(cache, layout), native.NativeAttention)
+    monkeypatch.setattr(native, "library", lambda: None)
+    if importlib.util.find_spec("numba") is not None:
+        assert type(attention_for(cache, layout)).__name__ == "NumbaAttention"
+    monkeypatch.setattr(native, "_numba", lambda: None)
+    assert isinstance(attention_for(cache, layout), PagedAttention)
+
+
+def test_the_plain_path_never_sees_more_than_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt's scores are never all there at once."""
+    given = sequences((1, 1, 8), (1000,))
+    sizes = []
+    product = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(q: Tensor, k: Tensor, v: Tensor, **rest: object) -> Tensor:
+        sizes.append(q.shape[-2])
+        return product(q, k, v, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    result = run("plain", empty_cache((1, 1, 8), given.num_blocks), given, whole((1000,)))[0]
+    assert max(sizes) == QUERY_TILE and sum(sizes) == 1000
+    torch.testing.assert_close(result.double(), dense(given.q[0], given.k[0], given.v[0]), atol=6e-6, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="flags of x86")
+def test_every_instruction_set_gives_the_same_bits(tmp_path: Path) -> None:
+    """AVX2, and plain C, as this machine's own."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or "fma" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("no C compiler, or a processor without AVX2")
+    source = Path(native.__file__).with_name("attention.c")
+    common = [flag for flag in FLAGS if not flag.startswith("-march")]
+    given = sequences((2, 3, 40), (300, 20))
+    layout = layout_of(whole((300, 20))[0], given.tables)
+    results = []
+    for name, flags in (("avx2", []), ("plain", ["-U__AVX2__"])):
+        made = tmp_path / f"{name}.so"
+        command = [compiler, *common, "-O1", "-march=x86-64-v3", *flags, str(source), "-o", str(made), "-lm"]
+        subprocess.run(command, check=True)
+        library = ctypes.CDLL(str(made))
+        native.declare(library)
+        for kv_type in ("model", "int8", "int4"):
+            for each in (library, native.library()):
+                if each is None:
+                    pytest.skip("the kernel is not compiled here")
+                attention = native.NativeAttention(empty_cache((2, 3, 40), given.num_blocks, kv_type), layout, each)
+                results.append(attention(0, *(torch.cat(part) for part in (given.q, given.k, given.v))))
+            assert torch.equal(*results[-2:]), (name, kv_type)
 
 
 def test_attention_says_where_its_tokens_are() -> None:

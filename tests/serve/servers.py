@@ -58,12 +58,13 @@ def running(
     config: EngineConfig | None = None,
     *,
     max_queue: int = 1024,
+    chat_format: str | None = None,
     prepare: Callable[[ServerState], None] = lambda state: None,
     **options: object,
 ) -> Iterator[Running]:
     """Serves a checkpoint until the block ends."""
     settings = settings or ServeSettings()
-    loaded = load_chat_model(str(model), device="cpu")
+    loaded = load_chat_model(str(model), device="cpu", chat_format=chat_format)
     engine = Engine(loaded.model, loaded.tokenizer, config or EngineConfig(memory=4 << 20, max_running=16))
     state = ServerState.of(AsyncEngine(engine, max_queue), loaded, **options)  # type: ignore[arg-type]
     prepare(state)

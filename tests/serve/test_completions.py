@@ -126,7 +126,7 @@ def test_half_a_character_at_the_prompts_end_does_not_reach_the_answer(server: R
         ({"seed": -1}, "seed"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [[]]}, "prompt[0]"),
-        ({"prompt": [65, "a"]}, "prompt[1]"),
+        ({"prompt": [65, "a"]}, "prompt[0]"),
         ({"prompt": [999_999]}, "prompt"),
         ({"prompt": ""}, "prompt"),
         ({"logit_bias": {"no": 1}}, "logit_bias"),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from puyulm.engine.cpu import native
 from puyulm.engine.paged import BLOCK_SIZE, KVCache, StepLayout
+from puyulm.model.attention import Attention
 
 MAX_HEAD_DIM = 256
 
@@ -28,9 +31,14 @@ def library() -> ctypes.CDLL | None:
     """The compiled kernel; None without a compiler."""
     made = native.load("attention")
     if made is not None:
-        pointer, size = ctypes.c_void_p, ctypes.c_int64
-        made.paged_attention.argtypes = [pointer] * 5 + [pointer, size, size] * 3 + [pointer]
+        declare(made)
     return made
+
+
+def declare(made: ctypes.CDLL) -> None:
+    """Tells ctypes what `paged_attention` of attention.c takes."""
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    made.paged_attention.argtypes = (*[pointer] * 5, *[pointer, size, size] * 3, pointer)
 
 
 def kind_of(cache: KVCache) -> int | None:
@@ -54,12 +62,8 @@ class NativeAttention:
         assert kind is not None
         self.cache, self.layout = cache, layout
         self._run = made.paged_attention
-        self._held = [
-            layout.query_starts.contiguous(),
-            layout.lengths.contiguous(),
-            layout.block_tables.contiguous(),
-            layout.slots.contiguous(),
-        ]
+        parts = (layout.query_starts, layout.lengths, layout.block_tables, layout.slots)
+        self._held = [part.contiguous() for part in parts]  # whose memory the kernel reads
         assert [part.dtype for part in self._held] == [torch.int32] * 3 + [torch.int64]
         config = cache.config
         self._step = _Step(
@@ -98,7 +102,24 @@ class NativeAttention:
         return out if dtype == torch.float32 else out.to(dtype)
 
 
+def cpu_attention(cache: KVCache, layout: StepLayout) -> Attention | None:
+    """In C; without a compiler by numba, where it is installed; None where neither knows the cache."""
+    if (made := native_attention(cache, layout)) is not None:
+        return made
+    kernels = _numba()
+    return kernels.NumbaAttention(cache, layout) if kernels is not None and kernels.knows(cache) else None
+
+
 def native_attention(cache: KVCache, layout: StepLayout) -> NativeAttention | None:
     """None without a compiler, and for what the kernel does not know: float16, fp8, other blocks."""
     made = library()
     return None if made is None or kind_of(cache) is None else NativeAttention(cache, layout, made)
+
+
+@functools.cache
+def _numba() -> ModuleType | None:
+    if importlib.util.find_spec("numba") is None:
+        return None
+    from puyulm.engine.cpu import attention_numba
+
+    return attention_numba

@@ -4,6 +4,9 @@ The operations of `attention.c` in the same order, so that both give the same bi
 slower.
 """
 
+# mypy: disable-error-code="call-arg, var-annotated, attr-defined"
+# (numba's own annotations describe what its decorators take, not what they make)
+
 from __future__ import annotations
 
 from typing import Any

@@ -33,6 +33,16 @@ def outlier_decoder(**changes: object) -> Decoder:
         up = layer.mlp.gate_up.weight.unflatten(0, (-1, 2, layer.mlp.block))[:, 1]
         up[0, :4] *= 10
         layer.mlp.down.weight[:, :4] /= 5
+    return with_biases(decoder)
+
+
+@torch.no_grad()
+def with_biases(decoder: Decoder) -> Decoder:
+    """Gives the biases, which are made as zeros, values."""
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in decoder.named_parameters():
+        if name.endswith(".bias"):
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     return decoder
 
 

@@ -1,0 +1,71 @@
+"""LoRA adapters as models of a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from puyulm.engine.engine import Engine
+from tests.engine.adapters import write_adapter
+from tests.engine.checkpoints import write_checkpoint
+from tests.serve.servers import Running, running
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(write_checkpoint(tmp_path_factory.mktemp("lora"))) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def adapters(server: Running, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("adapters")
+    return [write_adapter(folder / str(seed), server.state.config, seed=seed) for seed in (1, 2)]
+
+
+def post(server: Running, what: str, **body: Any) -> httpx.Response:
+    return httpx.post(f"{server.url}/v1/{what}_lora_adapter", json=body, timeout=30)
+
+
+def test_adapters_are_models_while_they_are_loaded(server: Running, adapters: list[Path]) -> None:
+    prompt = server.state.tokenizer.encode("hello", bos=True)
+    params = server.state.params.evolve(temperature=0, max_new_tokens=8)
+    reference = Engine(server.engine.model, server.engine.tokenizer, server.engine.config)
+    for name, path in zip(("one", "two"), adapters, strict=True):
+        reference.load_adapter(name, path)
+        assert post(server, "load", lora_name=name, lora_path=str(path)).status_code == 200
+    expected = {
+        model: reference.generate([prompt], params, adapter=None if model == "model" else model)[0].text
+        for model in ("model", "one", "two")
+    }
+    assert len(set(expected.values())) == 3
+    with server.client() as client:
+        listed = client.models.list().data
+        assert [model.id for model in listed] == ["model", "one", "two"]
+        assert [model.parent for model in listed] == [None, "model", "model"]  # type: ignore[attr-defined]
+        for model, text in expected.items():
+            answer = client.completions.create(model=model, prompt="hello", temperature=0, max_tokens=8)
+            assert (answer.choices[0].text, answer.model) == (text, model)
+        assert post(server, "unload", lora_name="one").status_code == 200
+        with pytest.raises(openai.NotFoundError):
+            client.completions.create(model="one", prompt="hello", max_tokens=1)
+    assert post(server, "unload", lora_name="two").status_code == 200
+    assert not server.state.adapters
+
+
+def test_what_cannot_be_loaded_changes_nothing(server: Running, adapters: list[Path], tmp_path: Path) -> None:
+    assert post(server, "load", lora_name="model", lora_path=str(adapters[0])).status_code == 400
+    assert post(server, "load", lora_name="x", lora_path=str(tmp_path / "nowhere")).status_code == 400
+    damaged = write_adapter(tmp_path / "damaged", server.state.config)
+    (damaged / "adapter_model.safetensors").write_bytes(b"rubbish")
+    refused = post(server, "load", lora_name="x", lora_path=str(damaged))
+    assert refused.status_code == 400 and "\n" not in refused.json()["error"]["message"]
+    assert post(server, "unload", lora_name="x").status_code == 404
+    assert not server.state.adapters
+    with server.client() as client:
+        assert client.completions.create(model="model", prompt="hello", max_tokens=1).choices
