@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import PAIRS, PEAK_MEMORY, Row, in_child, installed, missing, smaller_is_better, throughput
-from puyulm.engine.cpu import pack_for_inference
 from puyulm.engine.config import EngineConfig
+from puyulm.engine.cpu import pack_for_inference
 from puyulm.engine.engine import Engine
 from puyulm.engine.params import SamplingParams
 from puyulm.model.attention import PackedAttention

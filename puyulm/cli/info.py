@@ -145,9 +145,7 @@ def _rope(config: ModelConfig) -> str:
 
 def _remarks(facts: dict[str, Any], config: ModelConfig) -> list[str]:
     limit = config.max_position_embeddings
-    remarks = [
-        f"Context: {facts['working_reserve']:.0%} of the memory is kept for activations; one sequence."
-    ]
+    remarks = [f"Context: {facts['working_reserve']:.0%} of the memory is kept for activations; one sequence."]
     if any(max(row["longest_context_by_cache"].values()) > limit for row in facts["weights"].values()):
         beyond = {
             "none": "nothing stretches it, so expect no sense beyond",

@@ -136,7 +136,7 @@ def _rows(
     made = rows(documents, args.samples + HELD_OUT_ROWS)
     if not settings.calibrated and len(made) == 1:
         return None, made
-    return split_rows(made, HELD_OUT_ROWS)  # the same rows whatever the method, so that methods compare
+    return split_rows(made, args.samples, HELD_OUT_ROWS)  # the same rows whatever the method, so that methods compare
 
 
 def _sample_texts() -> Iterator[str]:

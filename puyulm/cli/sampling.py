@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from puyulm.engine.params import SamplingParams
 
 _FIELDS = (
-    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "max_new_tokens", "min_new_tokens",
+    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
+    "max_new_tokens", "min_new_tokens",
 )  # fmt: skip
 
 
@@ -20,7 +21,9 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights [the checkpoint's]")
     group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... [a GPU where there is one]")
     group.add_argument(
-        "--quantize", choices=("int8", "int4"), help="round the weights to so many bits while loading (see puyu quantize)"
+        "--quantize",
+        choices=("int8", "int4"),
+        help="round the weights to so many bits while loading (see puyu quantize)",
     )
     group.add_argument(
         "--rope-scaling", metavar="KIND", help="none, dynamic:FACTOR or linear:FACTOR [the checkpoint's]"
@@ -61,14 +64,13 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def engine_config(args: argparse.Namespace, **sizes: int | None) -> EngineConfig:
+def engine_config(args: argparse.Namespace, max_running: int = 256) -> EngineConfig:
     """Sizes of the engine as the flags ask."""
     from puyulm.engine.config import EngineConfig
     from puyulm.model.memory import parse_bytes
 
     memory = None if args.memory is None else parse_bytes(args.memory)
-    given = {name: value for name, value in sizes.items() if value is not None}
-    return EngineConfig(memory=memory, kv_type=args.kv_type, **given)
+    return EngineConfig(memory=memory, kv_type=args.kv_type, max_running=max_running)
 
 
 def load_from_args(name: str, args: argparse.Namespace, *, needs_chat_format: bool = True) -> ChatModel:
@@ -79,7 +81,8 @@ def load_from_args(name: str, args: argparse.Namespace, *, needs_chat_format: bo
 
     dtype = None if args.dtype is None else getattr(torch, args.dtype)
     return load_chat_model(
-        name, dtype=dtype, device=args.device, quantize=args.quantize, rope_scaling=args.rope_scaling, chat_format=args.chat_format,
+        name, dtype=dtype, device=args.device, quantize=args.quantize, rope_scaling=args.rope_scaling,
+        chat_format=args.chat_format,
         needs_chat_format=needs_chat_format and not args.chat_template,
     )  # fmt: skip
 

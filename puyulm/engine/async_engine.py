@@ -151,9 +151,9 @@ class AsyncEngine:
             try:
                 result = function()
             except BaseException as error:
-                loop.call_soon_threadsafe(_settle, future, None, error)
+                loop.call_soon_threadsafe(_fail, future, error)
             else:
-                loop.call_soon_threadsafe(_settle, future, result, None)
+                loop.call_soon_threadsafe(_settle, future, result)
 
         self._put(run)
         return await future
@@ -242,12 +242,14 @@ def _deliver_all(message: Sequence[tuple[Ticket, list[TokenEvent], bool]]) -> No
         ticket.deliver(events, done)
 
 
-def _settle(future: asyncio.Future[T], result: T, error: BaseException | None) -> None:
+def _settle(future: asyncio.Future[T], result: T) -> None:
     if not future.cancelled():
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[T], error: BaseException) -> None:
+    if not future.cancelled():
+        future.set_exception(error)
 
 
 def _raise_error(ticket: Ticket) -> None:

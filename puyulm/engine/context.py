@@ -25,7 +25,9 @@ def scaled_rope(rope: RopeConfig, scaling: str) -> RopeConfig:
             return replace(rope, scaling=cast(Literal["dynamic", "linear"], kind), factor=float(factor))
     except ValueError:
         pass
-    raise GenerationError(f"rope scaling {scaling!r} is not known: write none, dynamic:2.5 or linear:4 (factor 1 or more)")
+    raise GenerationError(
+        f"rope scaling {scaling!r} is not known: write none, dynamic:2.5 or linear:4 (factor 1 or more)"
+    )
 
 
 def ntk_length(config: ModelConfig, reach: int) -> int | None:

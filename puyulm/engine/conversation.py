@@ -40,9 +40,7 @@ def prompt_ids(
     if think:
         thinking = chat.chat_format.thinking_prompt
         if thinking is None:
-            raise ChatError(
-                f"the chat format '{chat.chat_format.name}' has no thinking mode; it comes with InternLM3"
-            )
+            raise ChatError(f"the chat format '{chat.chat_format.name}' has no thinking mode; it comes with InternLM3")
         messages = [Message("system", thinking), *messages]
     return render_template(messages, chat.tokenizer, template, add_generation_prompt=True)
 

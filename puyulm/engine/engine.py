@@ -198,7 +198,9 @@ class Engine:
         with torch.inference_mode():
             return [float(self.model.head(row[None])) for row in rows if row is not None]
 
-    def embed(self, sequences: Sequence[Prompt], pooling: Literal["last", "mean"] = "mean", *, progress: str | None = None) -> list[Tensor]:
+    def embed(
+        self, sequences: Sequence[Prompt], pooling: Literal["last", "mean"] = "mean", *, progress: str | None = None
+    ) -> list[Tensor]:
         """Vectors `[H]` of length 1: the final-normed hidden state of the "last" token, or the "mean" over all."""
         jobs: list[_Job] = [(pooling, sequence, None) for sequence in sequences]
         pooled = [request.pooled for request in self._read(jobs, None, progress)]
@@ -423,9 +425,7 @@ class Engine:
             for number, one in enumerate(params.samples())
         ]
 
-    def _read(
-        self, jobs: Sequence[_Job], adapter: str | None, progress: str | None
-    ) -> list[Request]:
+    def _read(self, jobs: Sequence[_Job], adapter: str | None, progress: str | None) -> list[Request]:
         requests: list[Request] = []
         try:
             for number, (task, sequence, first) in enumerate(jobs):

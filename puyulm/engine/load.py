@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from puyulm.engine.cpu import dense, pack_for_inference
 from puyulm.engine.context import scaled_rope
+from puyulm.engine.cpu import dense, pack_for_inference
 from puyulm.engine.params import SamplingParams
 from puyulm.engine.quant.linear import pack_quantized, quantize_in_place
 from puyulm.engine.quant.load import is_quantized, load_quantized

@@ -113,7 +113,7 @@ class Request:
         blocks: Its block table.
         draft: Guesses of the tokens that follow, to be verified in the next step.
         reach: The length it may grow to. Dynamic NTK takes its base from it, once and for all.
-        first_logprob: The first prompt position whose token is judged, where log-probabilities of the prompt are wanted.
+        first_logprob: The first prompt position whose token is judged; None: no log-probabilities of it are wanted.
         shared: Prompt tokens taken from the prefix cache at its first admission.
     """
 

@@ -32,8 +32,7 @@ class Runner:
 
     def forward(self, ids: Tensor, layout: StepLayout) -> Tensor:
         """Hidden states of tokens `[T]`."""
-        attention = attention_for(self.cache, layout)
-        return self.model(ids, attention.positions, attention)
+        return self.model(ids, layout.positions, attention_for(self.cache, layout))
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -77,5 +76,12 @@ def step_layout(pieces: Sequence[Piece], tables: np.ndarray, block_size: int, de
         positions = np.arange(starts[-1]) - (starts[1:] - lengths)[owners]
         reaches = reaches[owners]
     slots = block_tables[owners, positions // block_size].astype(np.int64) * block_size + positions % block_size
-    on_device = (torch.from_numpy(part).to(device) for part in (positions, reaches, slots, starts, lengths, block_tables))
-    return StepLayout(*on_device, counts=counts, ends=ends)
+
+    def on_device(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(device)
+
+    return StepLayout(
+        positions=on_device(positions), reaches=on_device(reaches), slots=on_device(slots),
+        query_starts=on_device(starts), lengths=on_device(lengths), block_tables=on_device(block_tables),
+        counts=counts, ends=ends,
+    )  # fmt: skip

@@ -27,7 +27,7 @@ class Piece(NamedTuple):
 
     request: Request
     start: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides a method of tuples that nobody needs here
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class SummedLinear(nn.Module):
     def __init__(self, linear: nn.Linear, mesh: DeviceMesh) -> None:
         super().__init__()
         self.bias = linear.bias
-        linear.bias = None
+        linear.register_parameter("bias", None)
         self.linear, self._group = linear, mesh.get_group()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -177,7 +177,8 @@ def _parts(layout: StepLayout) -> list[Any]:
 
 
 def _layout(parts: list[Any], device: torch.device) -> StepLayout:
-    return StepLayout(*(part.to(device) if isinstance(part, Tensor) else part for part in parts))
+    moved: list[Any] = [part.to(device) if isinstance(part, Tensor) else part for part in parts]
+    return StepLayout(*moved)
 
 
 def _own_part(module: nn.Linear) -> nn.Linear:

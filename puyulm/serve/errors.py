@@ -123,6 +123,10 @@ def _invalid(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     if first["type"] == "json_invalid":
         return ApiError(f"the body is not JSON: {first.get('ctx', {}).get('error', 'it cannot be read')}")
     place = _place(first)
+    if first["type"] == "value_error":  # of a check of ours, which names the place itself
+        message = str(first["msg"]).removeprefix("Value error, ")
+        field = _FIELD.match(message)
+        return ApiError(message, param=field[1] if field else None)
     if not place:
         return ApiError("the body must be a JSON object, sent as application/json")
     # A field that may be of several kinds has an error for each: those that came the furthest are of use.

@@ -6,9 +6,10 @@ Besides OpenAI's fields there are those of the engine: `top_k`, `min_p`, `repeti
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 MAX_TOP = 20  # alternatives to a token, as in OpenAI's protocol
 MAX_INPUTS = 2048  # texts in one request, likewise
@@ -26,6 +27,36 @@ class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
 
     model: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_unicode(cls, data: object) -> object:
+        """Half a surrogate pair, which JSON can spell, can neither be encoded nor sent back."""
+        if (where := _not_unicode(data)) is not None:
+            raise ValueError(f"{where.lstrip('.')}: holds half a surrogate pair, which is no Unicode text")
+        return data
+
+
+def _not_unicode(data: object, where: str = "") -> str | None:
+    """The place of a text that is not Unicode."""
+    if isinstance(data, str):
+        return None if data.isascii() or _encodes(data) else where
+    items: Iterable[tuple[str, object]] = ()
+    if isinstance(data, dict):
+        if not all(_encodes(key) for key in data):
+            return where or "a field's name"
+        items = ((f"{where}.{key}", value) for key, value in data.items())
+    elif isinstance(data, list) and data and not isinstance(data[0], int | float):  # of ids there may be a million
+        items = ((f"{where}[{number}]", value) for number, value in enumerate(data))
+    return next((found for place, value in items if (found := _not_unicode(value, place)) is not None), None)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class StreamOptions(BaseModel):

@@ -40,7 +40,7 @@ class PrefixRouter:
         chosen = idlest
         for piece in reversed(pieces):
             known = self._seen.get(piece)
-            if known in available:
+            if known is not None and known in available:
                 if self.active[known] <= self.active[idlest] + SLACK:
                     chosen = known
                 break

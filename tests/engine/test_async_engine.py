@@ -74,7 +74,7 @@ def test_leaving_in_any_way_frees_everything(served: AsyncEngine, model: Decoder
 
     async def impatient(number: int) -> None:
         stream = served.stream(prompt_of(30, number), long)
-        async for event in stream:
+        async for _ in stream:
             if chance.random() < 0.2:
                 break
         await stream.aclose()

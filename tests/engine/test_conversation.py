@@ -74,7 +74,8 @@ class TestText:
         assert free.text is not None
         stop = free.text[4:7]  # of several tokens: the model's answers are letters thrown together
         params = params.evolve(stop=(stop, "never said"))
-        (done,) = Engine(chat.model, chat.tokenizer).generate([prompt], params, on_token=lambda event: seen.append(event.text)
+        (done,) = Engine(chat.model, chat.tokenizer).generate(
+            [prompt], params, on_token=lambda event: seen.append(event.text)
         )
         assert done.text == free.text[: free.text.index(stop)] == "".join(seen)
         assert done.finish_reason == "stop" and done.stop_id is None

@@ -49,7 +49,10 @@ def engine_of(decoder: Decoder, **sizes: int) -> Engine:
 
 
 def generate(
-    decoder: Decoder, prompts: list[list[int]], params: SamplingParams | list[SamplingParams] | None = None, **sizes: int
+    decoder: Decoder,
+    prompts: list[list[int]],
+    params: SamplingParams | list[SamplingParams] | None = None,
+    **sizes: int,
 ) -> list[Completion]:
     """By an engine of its own, whose books must agree afterwards."""
     engine = engine_of(decoder, **sizes)
@@ -57,6 +60,10 @@ def generate(
     engine.scheduler.check()
     assert engine.idle and engine.scheduler.pool.held == 0
     return done
+
+
+def joined(sequences: list[list[int]]) -> Tensor:
+    return torch.tensor([id for tokens in sequences for id in tokens])
 
 
 @torch.no_grad()
@@ -200,7 +207,9 @@ class TestMemory:
         block = engine_of(decoder).config.memory // engine_of(decoder).scheduler.limits.num_blocks
         engine = engine_of(decoder, memory=4 * block)
         assert len(engine.generate([prompt_of(45)], GREEDY)[0].ids) == 20  # the last token needs no place
-        with pytest.raises(GenerationError, match="prompt of 46 tokens and an answer of up to 20 .* cache of 64 tokens"):
+        with pytest.raises(
+            GenerationError, match=r"prompt of 46 tokens and an answer of up to 20 .* cache of 64 tokens"
+        ):
             engine.generate([prompt_of(5), prompt_of(46)], GREEDY)
         assert engine.idle
         with pytest.raises(GenerationError, match="needs at least"):
@@ -244,7 +253,7 @@ class TestReading:
         found = engine_of(decoder, step_tokens=16, max_running=2).score(sequences)
         with torch.no_grad():
             attention = PackedAttention([3, 40, 17])
-            hidden = decoder(torch.tensor(sum(sequences, [])), attention.positions, attention)
+            hidden = decoder(joined(sequences), attention.positions, attention)
             expected = decoder.scores(hidden, attention.cu_seqlens).tolist()
         assert found == pytest.approx(expected, abs=1e-5)
         with pytest.raises(GenerationError, match="load a reward model"):
@@ -255,7 +264,7 @@ class TestReading:
         engine = engine_of(decoder, step_tokens=16, max_running=2)
         with torch.no_grad():
             attention = PackedAttention([3, 40])
-            first, second = decoder(torch.tensor(sum(sequences, [])), attention.positions, attention).split([3, 40])
+            first, second = decoder(joined(sequences), attention.positions, attention).split([3, 40])
         for pooling, expected in (("last", (first[-1], second[-1])), ("mean", (first.mean(0), second.mean(0)))):
             for vector, row in zip(engine.embed(sequences, pooling), expected, strict=True):
                 torch.testing.assert_close(vector, torch.nn.functional.normalize(row, dim=0), atol=1e-5, rtol=0)

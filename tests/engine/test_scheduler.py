@@ -135,8 +135,8 @@ def test_blocks_are_found_by_all_that_comes_before_them() -> None:
     root = root_digest(0, None)
     assert block_digest(root, [1, 2]) == block_digest(root, [1, 2])
     others = [
-        block_digest(root, [1, 3]), block_digest(root_digest(1, None), [1, 2]), block_digest(root_digest(0, "a"), [1, 2]),
-        block_digest(block_digest(root, [1, 2]), [1, 2]),
+        block_digest(root, [1, 3]), block_digest(root_digest(1, None), [1, 2]),
+        block_digest(root_digest(0, "a"), [1, 2]), block_digest(block_digest(root, [1, 2]), [1, 2]),
     ]  # fmt: skip
     assert len({block_digest(root, [1, 2]), *others}) == 5
 

@@ -22,7 +22,9 @@ from tests.parallel.ranks import run_ranks
 SHAPES = {
     "v1": {"family": "internlm", "num_kv_heads": 4, "qkv_bias": True, "out_bias": True},
     "v2 tied": {"family": "internlm2", "num_kv_heads": 4, "tie_embeddings": True},
-    "v3": {"family": "internlm3", "num_kv_heads": 4, "num_heads": 8, "head_dim": 24, "mlp_bias": True, "vocab_size": 127},
+    "v3": {
+        "family": "internlm3", "num_kv_heads": 4, "num_heads": 8, "head_dim": 24, "mlp_bias": True, "vocab_size": 127,
+    },
 }  # fmt: skip
 PARAMS = [
     SamplingParams(temperature=0, max_new_tokens=20, ignore_eos=True),

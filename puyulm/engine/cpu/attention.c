@@ -6,15 +6,14 @@
    Parts are then folded into the result in ascending order. How many queries share a tile, how parts are shared out
    to threads and which blocks hold the keys changes where and when this is computed, never the operations. */
 
-#include <omp.h>
 #include <stdlib.h>
 
 #include "attention_rows.h"
 
 enum {
     PART_BLOCKS = PART / BLOCK,
-    CHUNK = 4,  /* blocks that stay in the first cache while all queries of a tile meet them */
-    TILE = 48,  /* queries that share the reading of keys */
+    CHUNK = 4, /* blocks that stay in the first cache while all queries of a tile meet them */
+    TILE = 48, /* queries that share the reading of keys */
     MAX_DIM = 256,
 };
 

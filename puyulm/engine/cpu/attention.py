@@ -6,6 +6,7 @@ import ctypes
 import functools
 import importlib.util
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,8 @@ def library() -> ctypes.CDLL | None:
 
 def declare(made: ctypes.CDLL) -> None:
     """Tells ctypes what `paged_attention` of attention.c takes."""
-    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    pointer: Any = ctypes.c_void_p
+    size: Any = ctypes.c_int64
     made.paged_attention.argtypes = (*[pointer] * 5, *[pointer, size, size] * 3, pointer)
 
 

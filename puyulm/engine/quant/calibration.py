@@ -101,8 +101,9 @@ def token_rows(documents: Iterable[Iterable[int]], length: int, max_rows: int, v
     return torch.tensor(ids[: rows * length]).view(rows, length)
 
 
-def split_rows(rows: Tensor, held_out: int) -> tuple[Tensor, Tensor]:
-    """Rows to calibrate on, and at most `held_out` rows to judge by, spread over the text.
+def split_rows(rows: Tensor, calibration: int, held_out: int) -> tuple[Tensor, Tensor]:
+    """Rows to calibrate on, and rows to judge by, spread over the text. Where there are fewer than both numbers ask
+    for, a quarter is held out.
 
     Raises:
         DataError: There are too few rows for both.
@@ -112,7 +113,7 @@ def split_rows(rows: Tensor, held_out: int) -> tuple[Tensor, Tensor]:
             f"the text makes only {len(rows)} row of {rows.shape[1]} tokens, and some must be held out: give more "
             "text, shorter rows (--length), or other text to judge by (--eval-text)"
         )
-    count = max(1, min(held_out, len(rows) // 4))
+    count = held_out if len(rows) >= calibration + held_out else min(held_out, max(1, len(rows) // 4))
     chosen = torch.zeros(len(rows), dtype=torch.bool)
     chosen[torch.linspace(0, len(rows) - 1, count + 2)[1:-1].round().long()] = True
     return rows[~chosen], rows[chosen]
