@@ -51,22 +51,16 @@ _PREFILL, _FIRST = "prefill", "first"
 
 
 def run(only: str = "", smoke: bool = False) -> list[Row]:
-    """All rows, or those of the groups whose name holds `only`: "110M float32", "1.1B int8", "scheduler", "load"...
+    """All rows, or those of the groups whose name holds `only`: "110M float32", "1.1B int8" and so on.
 
     Args:
         smoke: A tiny model, one round.
     """
-    from benchmarks.serving_load import load_rows, scheduler_rows
-
     rows: list[Row] = []
     for shape in shapes(smoke):
         wanted = [bits for bits in PEERS if only in f"{shape.name} {bits}"]
         if wanted:
             rows += _shape_rows(shape, wanted, 1 if smoke else PAIRS)
-    for name, group in {"scheduler": scheduler_rows, "load": load_rows}.items():
-        if only in name:
-            print(f"{name} ...", file=sys.stderr, flush=True)
-            rows += _told(group(smoke))
     return rows
 
 

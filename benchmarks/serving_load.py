@@ -40,7 +40,7 @@ STARTING_SECONDS, ANSWER_SECONDS = 300.0, 900.0
 
 _SYSTEM = "You are an assistant of a library. " + " ".join(
     f"Rule {n}: answer questions about shelf {n} with the title, the author and the year of each book."
-    for n in range(1, 25)
+    for n in range(1, 13)
 )
 _TOPICS = ("rivers", "the moon", "bridges", "the history of paper", "bread", "whales", "chess", "volcanoes")
 
@@ -56,8 +56,8 @@ class Load:
     """
 
     requests: int = 64
-    rounds: int = 5
-    longest: int = 48
+    rounds: int = 3
+    longest: int = 32
 
     def bodies(self, model: str, number: int) -> list[dict[str, Any]]:
         """The requests of a round."""
@@ -82,6 +82,20 @@ class Found:
 
     rate: float
     first: Sequence[float]
+
+
+def run(only: str = "", smoke: bool = False) -> list[Row]:
+    """All rows, or those of the groups whose name holds `only`: "scheduler", "load".
+
+    Args:
+        smoke: Few requests, one round.
+    """
+    rows: list[Row] = []
+    for name, group in {"scheduler": scheduler_rows, "load": load_rows}.items():
+        if only in name:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            rows += group(smoke)
+    return rows
 
 
 def load_rows(smoke: bool = False) -> list[Row]:

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser(arguments)
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(arguments, argparse.Namespace(arguments=arguments))
     if not hasattr(args, "run"):
         parser.print_help()
         return 0

@@ -30,7 +30,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--group-size", type=_group_size, default=0, metavar="N",
         help="weights that share a scale: 32, 64, 128, or 'row' [32 for 4 bits, row for 8]",
     )  # fmt: skip
-    parser.add_argument("--zero-point", action="store_true", help="4 bits: a zero point for each group as well")
+    parser.add_argument(
+        "--zero-point", action=argparse.BooleanOptionalAction,
+        help="a zero point for each group as well [for 4 bits, yes; 8 bits have none]",
+    )  # fmt: skip
     parser.add_argument(
         "--head", choices=("int8", "int4", "keep"),
         help="what the language-model head is stored in [int8; keep for fp8]",
@@ -42,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="text to calibrate on: .txt, or .jsonl of {\"text\"} or {\"messages\"} [sample text]",
     )  # fmt: skip
     parser.add_argument(
-        "--samples", type=int, default=64, metavar="N", help="rows of text to calibrate on [%(default)s]"
+        "--samples", type=int, default=64, metavar="N", help="rows of each text that are read [%(default)s]"
     )
     parser.add_argument("--length", type=int, default=512, metavar="N", help="tokens of a row [%(default)s]")
     parser.add_argument(
@@ -86,8 +89,9 @@ def _settings(args: argparse.Namespace) -> QuantSettings:
     eight = args.method in ("smoothquant", "fp8")
     bits: Bits = 8 if args.bits == 8 or (args.bits is None and eight) else 4
     size = args.group_size if args.group_size != 0 else None if bits == 8 else 32
+    zero_point = bits == 4 if args.zero_point is None else args.zero_point
     return QuantSettings(
-        method=args.method, bits=bits, group_size=size, zero_point=args.zero_point,
+        method=args.method, bits=bits, group_size=size, zero_point=zero_point,
         head=args.head or ("keep" if args.method == "fp8" else "int8"), alpha=args.alpha, act_order=args.act_order,
     )  # fmt: skip
 
@@ -123,7 +127,7 @@ def _rows(
     def rows(documents: Iterable[list[int]], count: int) -> Tensor:
         return token_rows(documents, length, count, config.vocab_size)
 
-    held_out = None if args.eval_text is None else rows(reader.read(args.eval_text), HELD_OUT_ROWS)
+    held_out = None if args.eval_text is None else rows(reader.read(args.eval_text), args.samples)
     if held_out is not None and not settings.calibrated:
         return None, held_out
     if args.calibration is None and settings.calibrated:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,6 +113,8 @@ def run(args: argparse.Namespace) -> None:
 
     settings = settings_from_args(args)
     address = Address(host=args.host, port=args.port, certfile=args.ssl_certfile, keyfile=args.ssl_keyfile)
+    if args.host not in ("127.0.0.1", "localhost", "::1") and not settings.api_keys:
+        print("note: whoever reaches this machine may ask: --api-key lets in those alone who have it", file=sys.stderr)
     listener = open_socket(address)  # before the model is loaded, which may take minutes
     with listener:
         state = state_from_args(args)

@@ -25,6 +25,7 @@ class EngineConfig:
 
     Attributes:
         memory: Bytes of the key/value cache; None: a share of what is free, at most what all sequences can use.
+        share: Part of that share, where several engines are on one device.
         kv_type: In how many bits keys and values are kept: "model" (as the activations), "int8", "int4", "fp8".
         max_running: Sequences at once.
         step_tokens: Tokens in one forward, which bounds the activations; None: 512 on a CPU, 4,096 on a GPU.
@@ -33,6 +34,7 @@ class EngineConfig:
     """
 
     memory: int | None = None
+    share: float = 1.0
     kv_type: KVType = "model"
     max_running: int = 256
     step_tokens: int | None = None
@@ -71,7 +73,7 @@ class EngineConfig:
     def _blocks(self, model: ModelConfig, size: int, device: torch.device) -> int:
         if self.memory is not None:
             return self.memory // size
-        share = CPU_SHARE if device.type == "cpu" else GPU_SHARE
+        share = self.share * (CPU_SHARE if device.type == "cpu" else GPU_SHARE)
         fits = int(free_memory(device) * share) // size
         context = context_length(model)
         return fits if context is None else min(fits, self.max_running * -(-context // BLOCK_SIZE))

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
-
-from starlette.requests import Request as HttpRequest
+from typing import NamedTuple
 
 from puyulm.engine.async_engine import Ticket
 from puyulm.engine.engine import READING
@@ -18,10 +16,8 @@ from puyulm.engine.params import SamplingParams
 from puyulm.engine.request import Request, Task, TokenEvent
 from puyulm.engine.text import AnswerReader
 from puyulm.engine.thinking import ThinkingBudget
-from puyulm.serve.errors import ApiError, ClientLeft
+from puyulm.serve.errors import ApiError
 from puyulm.serve.state import ServerState
-
-T = TypeVar("T")
 
 _numbers = itertools.count()
 
@@ -140,29 +136,3 @@ class Answers:
             raise ApiError(request.error, status=400 if ruled else 500)
         if request.finish_reason == "aborted":
             raise ApiError("the server is ending: the answer was cut short", status=503, retry_after=5)
-
-
-async def while_connected(http: HttpRequest, work: Awaitable[T]) -> T:
-    """Waits for some work, and cancels it when the client leaves.
-
-    Raises:
-        ClientLeft: It did.
-    """
-    task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_disconnected(http))
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientLeft
-        return task.result()
-    finally:
-        watch.cancel()
-        if not task.done():
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-
-async def _disconnected(http: HttpRequest) -> None:
-    while (await http.receive())["type"] != "http.disconnect":
-        pass

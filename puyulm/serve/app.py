@@ -8,7 +8,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from puyulm import __version__
@@ -16,7 +15,7 @@ from puyulm.serve import adapters, scoring, tokens
 from puyulm.serve.chat import chat
 from puyulm.serve.completions import completions
 from puyulm.serve.errors import add_handlers
-from puyulm.serve.limits import Gate
+from puyulm.serve.limits import Gate, add_cors
 from puyulm.serve.protocol import (
     ChatBody,
     CompletionBody,
@@ -63,11 +62,7 @@ def create_app(state: ServerState, settings: ServeSettings) -> FastAPI:
     state.metrics.watch(state.engine.engine)
     app.add_middleware(Gate, settings=settings, is_draining=lambda: state.draining)
     app.add_middleware(_Counter, state=state)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware, allow_origins=list(settings.cors_origins), allow_methods=["GET", "POST"],
-            allow_headers=["*"], expose_headers=["x-request-id", "retry-after"],
-        )  # fmt: skip
+    add_cors(app, settings)
     return app
 
 

@@ -12,8 +12,9 @@ from starlette.responses import JSONResponse, Response
 
 from puyulm.engine.chat_answer import ChatAnswer
 from puyulm.engine.request import Request, TokenEvent
-from puyulm.serve.answers import Answers, while_connected
+from puyulm.serve.answers import Answers
 from puyulm.serve.chat_request import ChatRequest, count_thoughts, open_chat, read_chat
+from puyulm.serve.connection import while_connected
 from puyulm.serve.protocol import ChatBody
 from puyulm.serve.settings import ServeSettings
 from puyulm.serve.shapes import chat_logprobs, head, stop_reason, usage
@@ -56,7 +57,7 @@ def _choice(state: ServerState, body: ChatBody, index: int, request: Request, re
         "message": answer_dict(message),
         "logprobs": None,
         "finish_reason": finish_reason(request, bool(message.tool_calls)),
-        "stop_reason": stop_reason(request),
+        "stop_reason": stop_reason(request, body.stop_token_ids),
     }
     ids = answer_ids(request)
     if body.logprobs:
@@ -173,7 +174,9 @@ async def _stream(
             yield event(start | {"choices": [_change(index, delta) | (extras if number == 0 else {})]})
         if done:
             one = answers.request(index)
-            last = _change(index, {}, finish_reason(one, changes[index].called)) | {"stop_reason": stop_reason(one)}
+            last = _change(index, {}, finish_reason(one, changes[index].called)) | {
+                "stop_reason": stop_reason(one, body.stop_token_ids)
+            }
             yield event(start | {"choices": [last]})
     if with_usage:
         done_requests = [answers.request(index) for index in range(len(readers))]

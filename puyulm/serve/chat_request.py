@@ -143,11 +143,11 @@ def _tool_choice(body: ChatBody) -> str:
 
 def _thinking(state: ServerState, body: ChatBody) -> tuple[bool, int | None]:
     """Whether deep thinking is asked for, and the budget of thoughts."""
-    wanted = body.enable_thinking
-    if wanted is None and body.chat_template_kwargs:
-        wanted = body.chat_template_kwargs.get("enable_thinking")
-        if wanted is not None and not isinstance(wanted, bool):
-            raise ApiError("chat_template_kwargs.enable_thinking: must be true or false", param="chat_template_kwargs")
+    wanted, named = body.enable_thinking, (body.chat_template_kwargs or {}).get("enable_thinking")
+    if named is not None and not isinstance(named, bool):
+        raise ApiError("chat_template_kwargs.enable_thinking: must be true or false", param="chat_template_kwargs")
+    if wanted is None:
+        wanted = named
     has_mode = state.chat_format.thinking_prompt is not None
     if wanted is None and body.reasoning_effort is not None:
         # Clients send an effort to every model: where there is no such mode it means nothing.

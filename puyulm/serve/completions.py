@@ -12,8 +12,9 @@ from starlette.responses import JSONResponse, Response
 from puyulm.engine.grammar import Grammar
 from puyulm.engine.params import SamplingParams
 from puyulm.engine.request import Request, TokenEvent
-from puyulm.serve.answers import Answers, Job, while_connected
+from puyulm.serve.answers import Answers, Job
 from puyulm.serve.chat import answer_ids
+from puyulm.serve.connection import while_connected
 from puyulm.serve.errors import ApiError
 from puyulm.serve.prompts import in_thread, input_ids, list_of_inputs
 from puyulm.serve.protocol import MAX_INPUTS, CompletionBody
@@ -128,7 +129,7 @@ def _choice(state: ServerState, body: CompletionBody, index: int, prompt: _Promp
         "text": prompt.text + text,
         "logprobs": None,
         "finish_reason": "length" if body.max_tokens == 0 else request.finish_reason,
-        "stop_reason": stop_reason(request),
+        "stop_reason": stop_reason(request, body.stop_token_ids),
     }
     if body.logprobs is not None:
         ids, logprobs, tops = answer_ids(request), list[float | None](request.logprobs), list(request.top)
@@ -174,7 +175,9 @@ async def _stream(
         if text or extras:
             yield event(start | {"choices": [_change(index, text) | extras]})
         if done:
-            last = _change(index, "", request.finish_reason) | {"stop_reason": stop_reason(request)}
+            last = _change(index, "", request.finish_reason) | {
+                "stop_reason": stop_reason(request, body.stop_token_ids)
+            }
             yield event(start | {"choices": [last]})
     if with_usage:
         done_requests = [answers.request(index) for index in range(len(lengths))]

@@ -125,8 +125,8 @@ def _invalid(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     place = _place(first)
     if first["type"] == "value_error":  # of a check of ours, which names the place itself
         message = str(first["msg"]).removeprefix("Value error, ")
-        field = _FIELD.match(message)
-        return ApiError(message, param=field[1] if field else None)
+        named = _FIELD.match(message)
+        return ApiError(message, param=named[1] if named else None)
     if not place:
         return ApiError("the body must be a JSON object, sent as application/json")
     # A field that may be of several kinds has an error for each: those that came the furthest are of use.
@@ -147,7 +147,7 @@ def _place(error: Mapping[str, Any]) -> list[str | int]:
 
 
 def _says(error: Mapping[str, Any]) -> str:
-    return str(error["msg"]).replace("Input should be", "must be").replace("Input should", "must")
+    return re.sub(r"^(Input|List|String|Value) should", "must", str(error["msg"]))
 
 
 def _is_field(part: object) -> bool:

@@ -8,8 +8,10 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 
+from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from puyulm.serve.errors import ApiError, error_response
@@ -40,6 +42,16 @@ class TokenBuckets:
         if len(self._buckets) > MAX_BUCKETS:
             self._buckets.popitem(last=False)
         return wait
+
+
+def add_cors(app: Starlette, settings: ServeSettings) -> None:
+    """Lets web pages of the given origins ask; to be called after the other middleware, so that it stands in front:
+    a browser asks first whether it may, without the key."""
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(settings.cors_origins), allow_methods=["GET", "POST"],
+            allow_headers=["*"], expose_headers=["x-request-id", "retry-after"],
+        )  # fmt: skip
 
 
 class Gate:

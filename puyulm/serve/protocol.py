@@ -32,7 +32,11 @@ class Body(BaseModel):
     @classmethod
     def _is_unicode(cls, data: object) -> object:
         """Half a surrogate pair, which JSON can spell, can neither be encoded nor sent back."""
-        if (where := _not_unicode(data)) is not None:
+        try:
+            where = _not_unicode(data)
+        except RecursionError:
+            raise ValueError("the body is nested too deeply") from None
+        if where is not None:
             raise ValueError(f"{where.lstrip('.')}: holds half a surrogate pair, which is no Unicode text")
         return data
 

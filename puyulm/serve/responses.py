@@ -11,15 +11,16 @@ from starlette.responses import JSONResponse, Response
 
 from puyulm.engine.chat_answer import ChatAnswer
 from puyulm.engine.request import Request
-from puyulm.serve.answers import Answers, while_connected
+from puyulm.serve.answers import Answers
 from puyulm.serve.chat import call_id
 from puyulm.serve.chat_request import ChatRequest, count_thoughts, open_chat, read_chat
+from puyulm.serve.connection import while_connected
 from puyulm.serve.protocol import ChatBody, ResponsesBody
 from puyulm.serve.responses_input import as_chat
 from puyulm.serve.settings import ServeSettings
 from puyulm.serve.shapes import new_id
 from puyulm.serve.state import ServerState
-from puyulm.serve.streaming import EventStream, event
+from puyulm.serve.streaming import EventStream, event, response_failed
 from puyulm.text.parse import CallArguments, CallBegin, CallEnd, CodeDelta, Event, ReasoningDelta, TextDelta
 
 
@@ -30,7 +31,7 @@ async def responses(state: ServerState, settings: ServeSettings, body: Responses
         request = await while_connected(http, read_chat(state, settings, asked))
         answers, [reader] = await open_chat(state, request)
         frame = _frame(state, body, request)
-        return EventStream(_stream(state, frame, request, answers, reader), answers.close, _failed)
+        return EventStream(_stream(state, frame, request, answers, reader), answers.close, response_failed)
     return JSONResponse(await while_connected(http, _whole(state, settings, body, asked)))
 
 
@@ -62,18 +63,6 @@ async def _stream(
             writer.emit(f"response.{result['status']}", response=result)
         if writer.events:
             yield _text(writer)
-
-
-def _failed(body: Mapping[str, Any]) -> str:
-    """An error within the stream."""
-    error = body["error"]
-    told = {
-        "type": "error",
-        "code": error["code"] or error["type"],
-        "message": error["message"],
-        "param": error["param"],
-    }
-    return event(told, "error")
 
 
 def _text(writer: Writer) -> str:

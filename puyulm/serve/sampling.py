@@ -105,7 +105,8 @@ def wanted_grammar(body: SamplingBody, response_format: ResponseFormat | None) -
     if body.choice is not None:
         wanted["choice"] = Grammar.choice(body.choice)
     if body.grammar is not None:
-        wanted["grammar"] = Grammar.lark(body.grammar)
+        # The one notation defines rules by "::=", which the other has no use for.
+        wanted["grammar"] = (Grammar.ebnf if "::=" in body.grammar else Grammar.lark)(body.grammar)
     if len(wanted) > 1:
         raise ApiError(f"{' and '.join(wanted)}: an answer can follow one of them alone", param=list(wanted)[1])
     return next(iter(wanted.values()), None)

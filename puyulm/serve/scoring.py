@@ -11,7 +11,8 @@ from starlette.requests import Request as HttpRequest
 from torch import Tensor
 
 from puyulm.engine.request import Request
-from puyulm.serve.answers import Answers, Job, while_connected
+from puyulm.serve.answers import Answers, Job
+from puyulm.serve.connection import while_connected
 from puyulm.serve.errors import ApiError
 from puyulm.serve.prompts import chat_ids, in_thread, input_ids, list_of_inputs, read_messages
 from puyulm.serve.protocol import MAX_INPUTS, EmbeddingBody, PoolingBody, RerankBody, ScoreBody

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import signal
 import socket
+import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from types import FrameType
+from typing import Protocol
 
 import uvicorn
 from fastapi import FastAPI
 
 from puyulm.errors import GenerationError
 from puyulm.serve.settings import ServeSettings
-from puyulm.serve.state import ServerState
 
 _LAST_WORDS = 2  # seconds for what was cut short to say so
 
@@ -27,12 +28,34 @@ class Address:
     Attributes:
         port: 0: any that is free.
         certfile, keyfile: For TLS.
+        uds: A unix socket's path, instead of all the others.
     """
 
     host: str = "127.0.0.1"
     port: int = 8000
     certfile: str | None = None
     keyfile: str | None = None
+    uds: str | None = None
+
+
+class Work(Protocol):
+    """What a server does, as far as its end is concerned.
+
+    Attributes:
+        draining: No new requests are taken.
+        active: Requests in progress.
+    """
+
+    draining: bool
+
+    @property
+    def active(self) -> Sized: ...
+
+    def drain(self) -> None:
+        """Takes no new requests."""
+
+    def close(self) -> None:
+        """Ends what is left; those streams say that they were cut short."""
 
 
 class DrainingServer(uvicorn.Server):
@@ -40,10 +63,10 @@ class DrainingServer(uvicorn.Server):
     while, and ends with status 0. A second Ctrl-C ends it at once."""
 
     def __init__(
-        self, config: uvicorn.Config, state: ServerState, settings: ServeSettings, on_ready: Callable[[], None]
+        self, config: uvicorn.Config, work: Work, settings: ServeSettings, on_ready: Callable[[], None]
     ) -> None:
         super().__init__(config)
-        self._state, self._settings, self._on_ready = state, settings, on_ready
+        self._work, self._settings, self._on_ready = work, settings, on_ready
         self._deadline: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -52,19 +75,20 @@ class DrainingServer(uvicorn.Server):
             self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._state.draining and sig == signal.SIGINT:
+        if self._work.draining and sig == signal.SIGINT:
             self._deadline = 0.0
-        self._state.draining = True
+        self._work.drain()
 
     async def on_tick(self, counter: int) -> bool:
-        if self._state.draining:
+        if self._work.draining:
             now = time.monotonic()
             if self._deadline is None:
                 self._deadline = now + self._settings.drain_seconds
-                if self._state.active:
-                    print(f"ending: {len(self._state.active)} requests are still running", file=sys.stderr)
-            if not self._state.active or now > self._deadline:
-                self._state.engine.close()  # ends what is left; those streams say that they were cut short
+                if self._work.active:
+                    print(f"ending: {len(self._work.active)} requests are still running", file=sys.stderr)
+            # Tasks are requests in any state, also those whose texts are still being read.
+            if not (self._work.active or self.server_state.tasks) or now > self._deadline:
+                self._work.close()
                 self.should_exit = True
         return await super().on_tick(counter)
 
@@ -73,8 +97,10 @@ def open_socket(address: Address) -> socket.socket:
     """Takes the port.
 
     Raises:
-        GenerationError: It is taken, or there is no such address.
+        GenerationError: It is taken, or there is no such address; or the certificate cannot be used.
     """
+    if address.certfile is not None:
+        _check_certificate(address.certfile, address.keyfile)
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
         return socket.create_server((address.host, address.port), family=family, backlog=2048)
@@ -93,25 +119,26 @@ def url_of(address: Address, listener: socket.socket) -> str:
 
 def serve(
     app: FastAPI,
-    state: ServerState,
+    work: Work,
     settings: ServeSettings,
     address: Address,
-    listener: socket.socket,
+    listener: socket.socket | None,
     on_ready: Callable[[], None],
 ) -> None:
     """Serves until a signal ends it.
 
-    Raises:
-        GenerationError: The certificate cannot be used.
+    Args:
+        listener: Of `open_socket`; None for a unix socket.
     """
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=_LAST_WORDS, server_header=False,
+        ssl_certfile=address.certfile, ssl_keyfile=address.keyfile, uds=address.uds, lifespan="on",
+    )  # fmt: skip
+    DrainingServer(config, work, settings, on_ready).run(sockets=None if listener is None else [listener])
+
+
+def _check_certificate(certfile: str, keyfile: str | None) -> None:
     try:
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=_LAST_WORDS, server_header=False,
-            ssl_certfile=address.certfile, ssl_keyfile=address.keyfile, lifespan="on",
-        )  # fmt: skip
-        config.load()
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile)
     except OSError as error:  # ssl.SSLError is one
-        raise GenerationError(
-            f"--ssl-certfile {address.certfile}: cannot be used ({error.strerror or error})"
-        ) from None
-    DrainingServer(config, state, settings, on_ready).run(sockets=[listener])
+        raise GenerationError(f"--ssl-certfile {certfile}: cannot be used ({error.strerror or error})") from None

@@ -42,11 +42,11 @@ def usage(requests: Sequence[Request], prompts: Iterable[int], thoughts: int = 0
     }
 
 
-def stop_reason(request: Request) -> str | int | None:
-    """Which stop text or stop id ended an answer; None for an end-of-sequence id of the model's own, as for length."""
+def stop_reason(request: Request, asked: Sequence[int] | None) -> str | int | None:
+    """Which stop text, or which of the ids that were `asked` for, ended an answer; None for the model's own end."""
     if request.answer is not None and request.answer.stopped_by is not None:
         return request.answer.stopped_by
-    return request.stop_id
+    return request.stop_id if asked and request.stop_id in asked else None
 
 
 def token_bytes(tokenizer: Tokenizer, id: int) -> bytes:

@@ -81,6 +81,14 @@ class ServerState:
         bounds = (self.cache_tokens + 1, context_length(self.config), self.context_limit)
         return min(bound for bound in bounds if bound is not None)
 
+    def drain(self) -> None:
+        """Takes no new requests."""
+        self.draining = True
+
+    def close(self) -> None:
+        """Ends the engine, and what is still running."""
+        self.engine.close()
+
     def adapter_for(self, model: str | None) -> str | None:
         """The adapter that a request's `model` names; None: the model itself, which is meant where none is named.
 

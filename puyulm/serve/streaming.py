@@ -25,6 +25,18 @@ def event(data: Mapping[str, Any], kind: str | None = None) -> str:
     return f"{name}data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
+def response_failed(body: Mapping[str, Any]) -> str:
+    """An error within a stream of `/v1/responses`."""
+    error = body["error"]
+    told = {
+        "type": "error",
+        "code": error["code"] or error["type"],
+        "message": error["message"],
+        "param": error["param"],
+    }
+    return event(told, "error")
+
+
 class EventStream(StreamingResponse):
     """Sends events until they end, or the client leaves.
 

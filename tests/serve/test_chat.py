@@ -108,6 +108,19 @@ def test_a_stop_text_of_several_tokens_ends_the_answer_and_no_part_of_it_shows(
     assert (last.finish_reason, last.stop_reason) == ("stop", "\n\n")
 
 
+@pytest.mark.parametrize("path", ["chat", "text"])
+def test_the_end_of_a_turn_ends_the_answer_and_does_not_show(server: Running, client: openai.OpenAI, path: str) -> None:
+    end = server.state.tokenizer.special_tokens["<|im_end|>"]  # not the tokenizer's own end of text
+    fields: dict[str, Any] = {"temperature": 0, "logit_bias": {str(end): 100}, "max_tokens": 50}
+    if path == "chat":
+        choice: Any = client.chat.completions.create(**ASK, **fields).choices[0]
+        text = choice.message.content
+    else:
+        choice = client.completions.create(model="model", prompt="a", **fields).choices[0]
+        text = choice.text
+    assert (text, choice.finish_reason, choice.stop_reason) == ("", "stop", None)
+
+
 def test_text_held_back_for_a_stop_text_that_does_not_come_is_shown(client: openai.OpenAI) -> None:
     content, _, chunks = streamed(client, stop="!?#", **spelled("wait!?"))
     assert content == "wait!?"

@@ -155,6 +155,10 @@ def test_rates() -> None:
         (b'"text"', None, "JSON object"),
         (b"\xff\xfe", None, ""),
         (b"[" * 2900, None, ""),
+        (b'{"messages": ' + b"[" * 400 + b"]" * 400 + b"}", None, ""),
+        (b'{"messages": [], "metadata": ' + b'{"a":' * 450 + b"1" + b"}" * 451, "messages", "at least 1"),
+        (b'{"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_schema", "json_schema":'
+         b' {"schema": ' + b'{"not":' * 200 + b"{}" + b"}" * 203, None, ""),
         (b"{}", "messages", "missing"),
         (b'{"messages": "hi"}', "messages", "list"),
         (b'{"messages": []}', "messages", "at least 1"),

@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from puyulm.engine.engine import Engine
+from puyulm.serve.scoring import best_first, ranks
 from puyulm.text.chat import Message, render
 from tests.engine.checkpoints import write_checkpoint
 from tests.serve.servers import Running, running
@@ -98,6 +99,8 @@ def test_conversations_are_scored_in_the_models_own_format(reward: Running) -> N
 
 def test_places_and_the_order_of_indexes_are_told_apart(reward: Running) -> None:
     """They agree for two answers, and are mistaken for one another with three."""
+    assert best_first([1.0, 3.0, 2.0]) == [1, 2, 0]
+    assert ranks([1, 2, 0]) == [2, 0, 1]
     documents = ["2", "3", "many", "one", "none", "four"]
     expected = rewards(reward, [[Message("user", "1 + 1?"), Message("assistant", text)] for text in documents])
     by_score = sorted(range(6), key=lambda index: -expected[index])

@@ -172,6 +172,8 @@ def test_regex_and_choice(client: openai.OpenAI) -> None:
     assert re.fullmatch(r"\d{3}-[ab]+!", answer.choices[0].message.content or "")
     answer = client.chat.completions.create(**ASK, extra_body={"choice": ["yes", "no"]})
     assert answer.choices[0].message.content in ("yes", "no")
+    answer = client.chat.completions.create(**ASK, extra_body={"grammar": 'root ::= "a" [0-9] "b"'})
+    assert re.fullmatch("a[0-9]b", answer.choices[0].message.content or "")
     text = client.completions.create(model="model", prompt="It is ", extra_body={"choice": ["so", "not"]})
     assert text.choices[0].text in ("so", "not")
 

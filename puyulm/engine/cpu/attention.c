@@ -319,9 +319,9 @@ static void store_token(const step *s, const store *kv, int64_t token, int64_t h
 
 /* One layer of a step. Queries are [T, KV, q_per_kv, D], keys and values [T, KV, D], each with its distances between
    tokens and between heads; `out` is [T, KV, q_per_kv, D]. Returns 0, or 1 where there is no memory. */
-int paged_attention(const step *s, void *keys, void *values, float *key_scales, float *value_scales, const float *q_data,
-                    int64_t q_token, int64_t q_head, const float *k_data, int64_t k_token, int64_t k_head,
-                    const float *v_data, int64_t v_token, int64_t v_head, float *out) {
+int paged_attention(const step *s, void *keys, void *values, float *key_scales, float *value_scales,
+                    const float *q_data, int64_t q_token, int64_t q_head, const float *k_data, int64_t k_token,
+                    int64_t k_head, const float *v_data, int64_t v_token, int64_t v_head, float *out) {
     store cache = {keys, values, key_scales, value_scales}, *kv = &cache;
     heads q = {q_data, q_token, q_head}, k = {k_data, k_token, k_head}, v = {v_data, v_token, v_head};
     int64_t threads = useful_threads(s), rows_saved, count = plan(s, threads, NULL, &rows_saved);

@@ -1,7 +1,7 @@
 """Paged attention compiled by numba, for machines without a C compiler.
 
-The operations of `attention.c` in the same order, so that both give the same bits; written plainly, several times
-slower.
+The operations of `attention.c` in the same order, so that both give the same bits; written plainly: some 3 to 14 times
+slower in decoding, 20 to 30 times in prefill.
 """
 
 # mypy: disable-error-code="call-arg, var-annotated, attr-defined"

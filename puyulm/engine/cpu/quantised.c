@@ -23,6 +23,9 @@ enum { STREAMS = 4 };
 /* Bytes of a panel to ask memory for ahead of their use; less where several streams share the nearest cache. */
 enum { AHEAD = 8192, AHEAD_OF_STREAMS = 1024 };
 
+/* Products that take as long as it takes to wake a thread. */
+enum { WORTH_THREADS = 1 << 17 };
+
 /* Rows of activations for which sums fit in the registers. */
 #if defined(__AVX512F__)
 #define MANY_ROWS 8
@@ -234,6 +237,7 @@ void quantised_round(const float *x, int64_t rows, int64_t inputs, int8_t *codes
    Returns 0, or 1 where there is no memory for the rounded activations. */
 int quantised_multiply(const Weight *w, const float *x, int64_t rows, float *out, int32_t add, int32_t threads) {
     const int64_t groups = rows * w->groups, panels = (w->outputs + PANEL - 1) / PANEL;
+    if (rows * w->outputs * w->inputs < WORTH_THREADS) threads = 1;
     /* Units of several panels, so that a thread's share does not break its streams. */
     const int64_t units = (panels + STREAMS - 1) / STREAMS, parts = threads;
     char *memory = malloc(groups * (GROUP + sizeof(float) + sizeof(int32_t)) + 1);

@@ -83,7 +83,8 @@ def set_linear(owner: nn.Module, name: str, weight: AnyWeight, activations: Acti
 
 @torch.no_grad()
 def quantize_in_place(decoder: Decoder, bits: Bits, group_size: int | None = 32) -> Decoder:
-    """Rounds the matrices of a loaded decoder to nearest, one after another; a language-model head gets 8 bits.
+    """Rounds the matrices of a loaded decoder to nearest, one after another: 4 bits with zero points; a language-model
+    head gets 8 bits.
 
     Embeddings, norms, biases and a reward head stay as they are.
 
@@ -96,7 +97,7 @@ def quantize_in_place(decoder: Decoder, bits: Bits, group_size: int | None = 32)
     for name in names:
         weight = decoder.get_submodule(name).weight
         assert isinstance(weight, Tensor)
-        set_linear(decoder, name, quantize(weight.detach(), bits, group_size))
+        set_linear(decoder, name, quantize(weight.detach(), bits, group_size, zero_point=bits == 4))
     if decoder.config.head == "lm":
         set_linear(decoder, "head", quantize(decoder.head.weight.detach(), 8, group_size))
     return decoder

@@ -36,7 +36,7 @@ class QuantReport:
         held_out_tokens: Tokens predicted for it.
         calibration_tokens: Tokens looked at; 0 for methods that look at none.
         bytes: Of the weight files.
-        tokens_per_second: Of decoding one sequence, its attention to a context left out; None where it was not measured.
+        tokens_per_second: Of decoding one sequence without a context; None where it was not measured.
         seconds: Taken to quantise, writing included.
         device: Where all of this ran.
     """

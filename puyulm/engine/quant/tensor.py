@@ -19,7 +19,7 @@ class QuantizedWeight:
         codes: 8 bits: int8 `[N, K]`, from -127 to 127; the value is `code * scale`.
             4 bits: uint8 `[N, K / 2]`, two codes of 0 to 15 a byte, the first in the low half; the value is
             `(code - zero) * scale`.
-        scales: `[N, K / group_size]`, float32 or float16.
+        scales: `[N, K / group_size]`, float32 or float16; may be negative.
         zeros: 4 bits: uint8 `[N, K / group_size]`; None where every zero is 8. 8 bits: None.
         group_size: Divides K; K itself for a scale per row (output channel).
     """

@@ -166,7 +166,7 @@ def test_an_error_leaves_what_was_there(source: Path, tmp_path: Path, monkeypatc
     target = tmp_path / "q"
     quantize_checkpoint(source, target, QuantSettings())
     before = {file.name: file.read_bytes() for file in target.iterdir()}
-    with pytest.raises(CheckpointError, match="already exists.*--overwrite"):
+    with pytest.raises(CheckpointError, match=r"already exists.*--overwrite"):
         quantize_checkpoint(source, target, QuantSettings())
 
     for fault in (OSError("disk full"), KeyboardInterrupt()):

@@ -173,6 +173,6 @@ def test_settings_that_do_not_go_together(settings: dict[str, object], message: 
 
 
 def test_groups_must_divide_the_columns():
-    with pytest.raises(ConfigError, match="groups of 64 do not divide the 96 columns.*use 32"):
+    with pytest.raises(ConfigError, match=r"groups of 64 do not divide the 96 columns.*use 32"):
         QuantSettings(group_size=64).require_fits(tiny_config())
     QuantSettings(group_size=32).require_fits(tiny_config())
