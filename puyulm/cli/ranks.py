@@ -39,8 +39,8 @@ class Ranks:
         lost: What is to be said of a process that ended too early.
     """
 
-    def __init__(self, mesh: DeviceMesh | None, processes: Sequence[subprocess.Popen[bytes]] = ()) -> None:
-        self.mesh = mesh
+    def __init__(self, processes: Sequence[subprocess.Popen[bytes]] = ()) -> None:
+        self.mesh: DeviceMesh | None = None
         self.lost: str | None = None
         self._processes = processes
         self._ending = False
@@ -52,12 +52,12 @@ class Ranks:
         """Whether this process answers; the others follow it."""
         return self.mesh is None or self.mesh.get_rank() == 0
 
-    def end(self) -> None:
-        """The followers may go, and go they do."""
+    def end(self, seconds: float) -> None:
+        """The followers may go; after so many seconds they have to."""
         self._ending = True
         for process in self._processes:
             with suppress(subprocess.TimeoutExpired):
-                process.wait(_END)
+                process.wait(seconds)
             process.kill()
             process.wait()
 
@@ -88,7 +88,7 @@ def tensor_ranks(args: argparse.Namespace) -> Iterator[Ranks]:
     if count is not None and given > 1 and count != given:
         raise GenerationError(f"--tensor-parallel {count} under torchrun with {given} processes: leave it out")
     if max(count or 1, given) == 1:
-        yield Ranks(None)
+        yield Ranks()
         return
     import torch
     import torch.distributed as dist
@@ -99,38 +99,26 @@ def tensor_ranks(args: argparse.Namespace) -> Iterator[Ranks]:
     if on_gpus and given == 1 and torch.cuda.device_count() < size:
         raise GenerationError(f"--tensor-parallel {size}: {torch.cuda.device_count()} GPUs are here; or use --device cpu")
     backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
-    processes: list[subprocess.Popen[bytes]] = []
+    ranks, seconds = Ranks(), 0.0
     try:
         if given > 1:
             rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
-            _use(args, on_gpus, local)
             dist.init_process_group(backend, timeout=TIMEOUT)
         else:
             port, rank = _place(args.follow)
-            _use(args, on_gpus, rank)
+            local = rank
             store = dist.TCPStore("127.0.0.1", port, None, rank == 0, timeout=TIMEOUT, wait_for_workers=False)
             if rank == 0:
-                processes = [_follower(args.arguments, f"{store.port}:{other}/{size}") for other in range(1, size)]
+                ranks = Ranks([_follower(args.arguments, f"{store.port}:{other}/{size}") for other in range(1, size)])
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
-        ranks = Ranks(init_device_mesh("cuda" if on_gpus else "cpu", (size,)), processes)
-        processes = []
-        try:
-            yield ranks
-        finally:
-            ranks.end()
+        args.device = f"cuda:{local}" if on_gpus else "cpu"
+        if on_gpus:
+            torch.cuda.set_device(local)
+        ranks.mesh = init_device_mesh("cuda" if on_gpus else "cpu", (size,))
+        yield ranks
+        seconds = _END
     finally:
-        for process in processes:
-            process.kill()
-        if dist.is_initialized() and rank > 0:
-            dist.destroy_process_group()
-
-
-def _use(args: argparse.Namespace, on_gpus: bool, local: int) -> None:
-    import torch
-
-    args.device = f"cuda:{local}" if on_gpus else "cpu"
-    if on_gpus:
-        torch.cuda.set_device(local)
+        ranks.end(seconds)
 
 
 def _place(follow: str | None) -> tuple[int, int]:

@@ -115,21 +115,48 @@ def run(args: argparse.Namespace) -> None:
     address = Address(host=args.host, port=args.port, certfile=args.ssl_certfile, keyfile=args.ssl_keyfile)
     if args.host not in ("127.0.0.1", "localhost", "::1") and not settings.api_keys:
         print("note: whoever reaches this machine may ask: --api-key lets in those alone who have it", file=sys.stderr)
-    listener = open_socket(address)  # before the model is loaded, which may take minutes
-    with listener:
-        state = state_from_args(args)
+    if args.ray:
+        from puyulm.cli.serve_many import serve_on_ray
+
+        return serve_on_ray(args, settings)
+    if args.replicas > 1 and args.uds is None:
+        from puyulm.cli.serve_many import serve_replicas
+
+        return serve_replicas(args, settings, address)
+    return _serve_one(args, settings, address)
+
+
+def _serve_one(args: argparse.Namespace, settings: ServeSettings, address: Address) -> int:
+    """Serves with an engine of this process, which may lead others."""
+    from puyulm.cli.ranks import follow, tensor_ranks
+    from puyulm.cli.serve_many import end_with_parent
+    from puyulm.serve.app import create_app
+    from puyulm.serve.server import open_socket, serve, url_of
+
+    if args.follow is not None:
+        end_with_parent()
+        return follow(args, lambda ranks: state_from_args(args, ranks.mesh))
+    if args.uds is not None:
+        end_with_parent()
+    # Before the model is loaded, which may take minutes.
+    listener = None if args.uds else open_socket(address)
+    with listener or nullcontext(), tensor_ranks(args) as ranks:
+        state = state_from_args(args, ranks.mesh)
+        if state is None:
+            return 0
+        report = _report(state)
+
+        def ready() -> None:
+            where = "" if listener is None else f"serving {report.name} at {url_of(address, listener)}/v1 ({report.facts})"
+            print(where or report.line(), flush=True)
+
         try:
-            app = create_app(state, settings)
-            serve(
-                app,
-                state,
-                settings,
-                address,
-                listener,
-                lambda: print(_ready(state, url_of(address, listener)), flush=True),
-            )
+            serve(create_app(state, settings), state, settings, address, listener, ready)
         finally:
             state.engine.close()
+            if ranks.lost is None:
+                state.engine.engine.close()
+        return 1 if ranks.lost else 0
 
 
 def _need_packages() -> None:

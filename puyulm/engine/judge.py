@@ -88,9 +88,10 @@ def pool(pieces: Sequence[Piece], hidden: Tensor) -> None:
     """Gives requests of the tasks "last" and "mean" their vector as it comes. `[T, H]` of all pieces."""
     offset = 0
     for request, start, count in pieces:
-        own = hidden[offset : offset + count]
         offset += count
-        last = start + count == len(request.tokens)
+        if request.task in ("generate", "logprobs"):
+            continue
+        own, last = hidden[offset - count : offset], start + count == len(request.tokens)
         if request.task == "last" and last:
             request.pooled = own[-1].clone()
         elif request.task == "mean":

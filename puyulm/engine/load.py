@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +22,7 @@ from puyulm.text.formats import BASE, ChatFormat, SamplingDefaults, chat_format_
 from puyulm.text.tokenizer import Tokenizer
 
 Quantize = Literal["int8", "int4"]
+Split = Callable[[Decoder], Decoder]
 GROUP_SIZE = 32  # of weights rounded while they are loaded
 
 _SAMPLING_KEYS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens", "min_new_tokens")
@@ -51,6 +52,7 @@ def load_chat_model(
     rope_scaling: str | None = None,
     chat_format: str | None = None,
     needs_chat_format: bool = True,
+    split: Split | None = None,
 ) -> ChatModel:
     """Loads a model for generation.
 
@@ -58,7 +60,7 @@ def load_chat_model(
         name: Anything that `puyulm.model.hub.resolve_model` takes.
         dtype: Of the weights; None: the checkpoint's (see `load_for_inference`).
         device: None: the first GPU where there is one, else the CPU.
-        quantize, rope_scaling: See `load_for_inference`.
+        quantize, rope_scaling, split: See `load_for_inference`.
         chat_format: A name from `puyulm.text.formats.CHAT_FORMATS`; None: told from the checkpoint.
         needs_chat_format: False: a checkpoint whose format is not known gets plain text's ("base"); for callers that
             write prompts in another way.
@@ -82,7 +84,7 @@ def load_chat_model(
             raise
         chosen = BASE
     params = default_params(path, tokenizer, chosen)
-    model = load_for_inference(path, dtype, device, quantize=quantize, rope_scaling=rope_scaling)
+    model = load_for_inference(path, dtype, device, quantize=quantize, rope_scaling=rope_scaling, split=split)
     return ChatModel(model, tokenizer, chosen, params, path)
 
 
@@ -93,6 +95,7 @@ def load_for_inference(
     *,
     quantize: Quantize | None = None,
     rope_scaling: str | None = None,
+    split: Split | None = None,
 ) -> Decoder:
     """Loads a checkpoint, quantised or not, with what makes it fast on its device.
 
@@ -104,6 +107,8 @@ def load_for_inference(
         quantize: Rounds the weights of the matrices to 8 or 4 bits in groups of 32; a checkpoint made by
             `puyu quantize` is more exact.
         rope_scaling: Instead of the checkpoint's, see `puyulm.engine.context.scaled_rope`.
+        split: Leaves this process its part of a model over several, see `puyulm.engine.tensor.split_for_inference`.
+            The model is whole in the host's memory before.
 
     Raises:
         GenerationError: The checkpoint is quantised already.
@@ -111,12 +116,18 @@ def load_for_inference(
     if is_quantized(path):
         if quantize is not None:
             raise GenerationError(f"{path}: its weights are quantised already; leave --quantize out")
+        if split is not None:
+            raise GenerationError(
+                f"{path}: quantised weights cannot be split over processes; split the original, with --quantize"
+            )
         model = load_quantized(path, device, dtype)
     else:
         if dtype is None and device == "cpu":
             stored = stored_dtype(load_config(path))
             dtype = stored if stored == torch.bfloat16 and dense.available() else torch.float32
-        model = load_model(path, dtype, device).eval()
+        model = load_model(path, dtype, device if split is None else "cpu").eval()
+        if split is not None:
+            model = split(model).to(device)
         if quantize is not None:
             quantize_in_place(model, 8 if quantize == "int8" else 4, GROUP_SIZE)
     if rope_scaling is not None:

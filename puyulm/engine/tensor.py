@@ -7,6 +7,7 @@ needs two sums over the ranks (Megatron-LM, section 3).
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import fields
 from typing import Any, Literal
 
@@ -27,6 +28,8 @@ from puyulm.model.decoder import Decoder, Linear
 from puyulm.parallel.tensor import layer_plan
 from puyulm.text.tokenizer import Tokenizer
 
+_PATIENCE = datetime.timedelta(days=365)  # followers of an idle engine wait, and that is no fault
+
 Order = tuple[Literal["forward", "logits", "end"], Any]  # what the followers do next, and with what
 
 
@@ -43,7 +46,7 @@ def parallel_engine(
     """
     config = config or EngineConfig()
     weight, shape = model.embed.weight, shard_config(model.config, mesh.size())
-    control = dist.new_group(backend="gloo")
+    control = dist.new_group(backend="gloo", timeout=_PATIENCE)
     num_blocks = torch.tensor(config.num_blocks(shape, weight.dtype, weight.device))
     dist.all_reduce(num_blocks, dist.ReduceOp.MIN, group=control)
     cache = KVCache(shape, int(num_blocks), weight.dtype, weight.device, config.kv_type)

@@ -21,7 +21,7 @@ from gguf import GGML_QUANT_SIZES, GGML_QUANT_VERSION, GGMLQuantizationType, GGU
 from torch import Tensor
 
 from puyulm.errors import CheckpointError, ConfigError
-from puyulm.model.checkpoint import load_config, load_model, stored_dtype
+from puyulm.model.checkpoint import load_config, load_model, refuse_quantized, stored_dtype
 from puyulm.model.config import ModelConfig
 from puyulm.model.gguf import gguf_name, interleaved_heads
 from puyulm.model.layouts import Slot, layout_of, published_tensors
@@ -61,8 +61,10 @@ def write_gguf(source: Path, file: Path, kind: GGUFType, tokenizer: Fields = NO_
 
     Raises:
         ConfigError: A reward model.
-        CheckpointError: The source cannot be read or the file not be written, or a weight is beyond float16.
+        CheckpointError: The source is quantised already or cannot be read, the file cannot be written, or a weight is
+            beyond float16.
     """
+    refuse_quantized(source)
     config = load_config(source)
     if config.head == "reward":
         raise ConfigError(f"{source}: a reward model, which llama.cpp cannot run; write a folder instead")

@@ -227,13 +227,27 @@ def test_a_resting_request_is_caught_up_block_by_block() -> None:
     decoder = packed()
     engine = engine_of(decoder, speculation=Speculation(draft=packed(), guesses=4))
     request = engine.submit(prompt_of(9), GREEDY.evolve(max_new_tokens=60))
-    for _ in range(30):
+    runner, forwards = engine.speculator.runner, []  # type: ignore[union-attr]
+    run = runner.run
+    runner.run = lambda *step: (forwards.append(request.answer_length), run(*step))[1]  # type: ignore[method-assign]
+    for _ in range(60):
         if request.answer_length in range(8, 48):
             engine.speculator._paces._pace(request)._rest = 1  # type: ignore[union-attr]
         engine.step()
-    while not request.finished:
-        engine.step()
+        if request.finished:
+            break
+    assert request.finished and len([length for length in forwards if 10 <= length < 48]) in (2, 3)
     assert engine.counters.accepted == engine.counters.proposed > 10
+
+
+def test_guesses_need_no_place_beyond_the_longest_answer() -> None:
+    """The last token of an answer is never run, so two blocks hold 17 + 16 tokens."""
+    decoder, params = packed(), GREEDY.evolve(max_new_tokens=16)
+    engine = engine_of(decoder, memory=2 * 2 * 2 * 2 * 2 * 16 * 16 * 4, speculation=Speculation(draft=packed()))
+    assert engine.scheduler.limits.tokens == 32
+    [done] = engine.generate([prompt_of(17)], params)
+    assert same(done, engine_of(decoder).generate([prompt_of(17)], params)[0])
+    assert engine.counters.accepted == engine.counters.proposed > 0 and engine.scheduler.preemptions == 0
 
 
 @pytest.mark.parametrize("kind", ["n-gram", "draft"])

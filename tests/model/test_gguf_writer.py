@@ -151,6 +151,9 @@ def test_what_cannot_be_written_is_one_line_and_no_file(tmp_path: Path, capsys: 
     file.write_text(json.dumps(json.loads(file.read_text()) | {"intermediate_size": 97}))
     with pytest.raises(CheckpointError, match=r"w1.weight has shape \[96, 64\], config.json asks for \[97, 64\]"):
         write_gguf(tmp_path / "damaged", tmp_path / "out.gguf", "f16")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": "awq"}}))
+    with pytest.raises(CheckpointError, match="its weights are quantised"):
+        write_gguf(tmp_path / "damaged", tmp_path / "out.gguf", "f16")
     assert not list(tmp_path.glob("*.gguf")) and not list(tmp_path.glob(".*"))
 
 
