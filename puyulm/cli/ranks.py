@@ -31,6 +31,13 @@ def add_flag(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument("--follow", metavar="PORT:RANK/SIZE", help=argparse.SUPPRESS)
 
 
+def follows(args: argparse.Namespace) -> bool:
+    """Whether this process is one of those that work for another."""
+    if args.follow is not None:
+        return True
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and int(os.environ.get("RANK", "0")) > 0
+
+
 class Ranks:
     """The processes of an engine, as one of them sees them.
 
@@ -46,11 +53,6 @@ class Ranks:
         self._ending = False
         for rank, process in enumerate(processes, 1):
             threading.Thread(target=self._watch, args=(rank, process), daemon=True).start()
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process answers; the others follow it."""
-        return self.mesh is None or self.mesh.get_rank() == 0
 
     def end(self, seconds: float) -> None:
         """The followers may go; after so many seconds they have to."""
@@ -97,7 +99,8 @@ def tensor_ranks(args: argparse.Namespace) -> Iterator[Ranks]:
     size = max(count or 1, given)
     on_gpus = torch.cuda.is_available() if args.device is None else args.device.startswith("cuda")
     if on_gpus and given == 1 and torch.cuda.device_count() < size:
-        raise GenerationError(f"--tensor-parallel {size}: {torch.cuda.device_count()} GPUs are here; or use --device cpu")
+        here = torch.cuda.device_count()
+        raise GenerationError(f"--tensor-parallel {size}: this machine has {here} GPUs; use them, or --device cpu")
     backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
     ranks, seconds = Ranks(), 0.0
     try:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from puyulm.errors import GenerationError
+from puyulm.errors import GenerationError, PuyuError
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from puyulm.engine.config import EngineConfig
+    from puyulm.engine.engine import Engine
     from puyulm.engine.load import ChatModel
+    from puyulm.serve.replicas import Report
+    from puyulm.serve.server import Address
     from puyulm.serve.settings import ServeSettings
     from puyulm.serve.state import ServerState
 
 KEY_VARIABLE = "PUYU_API_KEY"
+_LEADER_SECONDS = 60.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("model", metavar="MODEL", help="checkpoint folder, .gguf file or model name")
     _add_address_flags(parser)
+    _add_process_flags(parser)
     _add_client_flags(parser)
     _add_model_flags(parser)
     _add_engine_flags(parser)
@@ -38,6 +47,21 @@ def _add_address_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--port", type=int, default=8000, help="0: any that is free [8000]")
     group.add_argument("--ssl-certfile", metavar="FILE", help="certificate (PEM): serve https")
     group.add_argument("--ssl-keyfile", metavar="FILE", help="its private key, where it is not in the same file")
+
+
+def _add_process_flags(parser: argparse.ArgumentParser) -> None:
+    from puyulm.cli.ranks import add_flag
+
+    group = parser.add_argument_group("processes")
+    group.add_argument(
+        "--replicas", type=int, default=1, metavar="N",
+        help="N servers of the model behind this one address, for more requests at once; one that ends is started "
+        "again; --max-queue is that of each [1]",
+    )  # fmt: skip
+    group.add_argument("--ray", action="store_true", help="the replicas run on the machines of a Ray cluster")
+    add_flag(group)
+    group.add_argument("--uds", metavar="PATH", help=argparse.SUPPRESS)  # of a replica
+    group.add_argument("--one-of", metavar="NUMBER/COUNT", help=argparse.SUPPRESS)
 
 
 def _add_client_flags(parser: argparse.ArgumentParser) -> None:
@@ -106,15 +130,17 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     _need_packages()
-    from puyulm.serve.app import create_app
-    from puyulm.serve.server import Address, open_socket, serve, url_of
+    from puyulm.cli.ranks import follows
+    from puyulm.serve.server import Address
 
     settings = settings_from_args(args)
     address = Address(host=args.host, port=args.port, certfile=args.ssl_certfile, keyfile=args.ssl_keyfile)
     if args.host not in ("127.0.0.1", "localhost", "::1") and not settings.api_keys:
         print("note: whoever reaches this machine may ask: --api-key lets in those alone who have it", file=sys.stderr)
+    if follows(args):
+        return _follow(args)
     if args.ray:
         from puyulm.cli.serve_many import serve_on_ray
 
@@ -128,27 +154,25 @@ def run(args: argparse.Namespace) -> None:
 
 def _serve_one(args: argparse.Namespace, settings: ServeSettings, address: Address) -> int:
     """Serves with an engine of this process, which may lead others."""
-    from puyulm.cli.ranks import follow, tensor_ranks
+    from puyulm.cli.ranks import tensor_ranks
     from puyulm.cli.serve_many import end_with_parent
     from puyulm.serve.app import create_app
-    from puyulm.serve.server import open_socket, serve, url_of
+    from puyulm.serve.server import Address, open_socket, serve, url_of
 
-    if args.follow is not None:
-        end_with_parent()
-        return follow(args, lambda ranks: state_from_args(args, ranks.mesh))
     if args.uds is not None:
         end_with_parent()
+        address = Address(uds=args.uds)
     # Before the model is loaded, which may take minutes.
-    listener = None if args.uds else open_socket(address)
+    listener = open_socket(address) if args.uds is None else None
     with listener or nullcontext(), tensor_ranks(args) as ranks:
         state = state_from_args(args, ranks.mesh)
-        if state is None:
-            return 0
         report = _report(state)
 
         def ready() -> None:
-            where = "" if listener is None else f"serving {report.name} at {url_of(address, listener)}/v1 ({report.facts})"
-            print(where or report.line(), flush=True)
+            if listener is None:
+                print(report.line(), flush=True)
+            else:
+                print(f"serving {report.name} at {url_of(address, listener)}/v1 ({report.facts})", flush=True)
 
         try:
             serve(create_app(state, settings), state, settings, address, listener, ready)
@@ -157,6 +181,24 @@ def _serve_one(args: argparse.Namespace, settings: ServeSettings, address: Addre
             if ranks.lost is None:
                 state.engine.engine.close()
         return 1 if ranks.lost else 0
+
+
+def _follow(args: argparse.Namespace) -> int:
+    """Works for the engine of another process."""
+    from puyulm.cli.ranks import tensor_ranks
+    from puyulm.cli.serve_many import end_with_parent
+
+    if args.follow is not None:
+        end_with_parent()
+    try:
+        with tensor_ranks(args) as ranks:
+            make_engine(load_from_args(args, ranks.mesh), engine_config(args), ranks.mesh)
+    except PuyuError:
+        if args.follow is None:
+            raise
+        threading.Event().wait(_LEADER_SECONDS)  # the leader meets the same error, tells of it, and ends this process
+        return 2
+    return 0
 
 
 def _need_packages() -> None:
@@ -180,8 +222,16 @@ def settings_from_args(args: argparse.Namespace) -> ServeSettings:
     for flag, least in (("max_queue", 1), ("drain_seconds", 0), ("stall_seconds", 0)):
         if not getattr(args, flag) >= least:
             raise GenerationError(f"--{flag.replace('_', '-')} must be {least} or more, not {getattr(args, flag)}")
+    if args.replicas < 1:
+        raise GenerationError(f"--replicas must be 1 or more, not {args.replicas}")
+    if args.replicas > 1 and (args.tensor_parallel or 1) > 1:
+        raise GenerationError("--replicas and --tensor-parallel do not go together: choose one")
     if args.ssl_keyfile and not args.ssl_certfile:
         raise GenerationError("--ssl-keyfile needs --ssl-certfile")
+    if args.uds is not None:  # clients are the router's business
+        return ServeSettings(
+            max_body=parse_bytes(args.max_body), stall_seconds=args.stall_seconds, drain_seconds=args.drain_seconds
+        )
     return ServeSettings(
         api_keys=_keys(args), cors_origins=tuple(args.cors), max_body=parse_bytes(args.max_body),
         rate_limit=None if args.rate_limit is None else RateLimit.parse(args.rate_limit),
@@ -202,20 +252,23 @@ def _keys(args: argparse.Namespace) -> tuple[str, ...]:
     return tuple(dict.fromkeys(keys))
 
 
-def state_from_args(args: argparse.Namespace) -> ServerState:
+def state_from_args(args: argparse.Namespace, mesh: DeviceMesh | None = None) -> ServerState:
     """The model behind an engine that runs.
+
+    Args:
+        mesh: Of the processes that the engine is split over, which this one leads.
 
     Raises:
         PuyuError: The model cannot be loaded, or a flag does not fit it.
     """
     from puyulm.engine.async_engine import AsyncEngine
-    from puyulm.engine.engine import Engine
     from puyulm.serve.state import ServerState
 
     config, adapters = engine_config(args), dict(_adapter(text) for text in args.lora)
-    model = load_from_args(args)
+    model = load_from_args(args, mesh)
     check_context(args.context_length, model)
-    engine = Engine(model.model, model.tokenizer, config)
+    engine = make_engine(model, config, mesh)
+    assert engine is not None
     for name, path in adapters.items():
         engine.load_adapter(name, path)
     state = ServerState.of(
@@ -226,27 +279,45 @@ def state_from_args(args: argparse.Namespace) -> ServerState:
     return state
 
 
+def make_engine(model: ChatModel, config: EngineConfig, mesh: DeviceMesh | None) -> Engine | None:
+    """The engine; None for a process that has followed another to the end."""
+    from puyulm.engine.engine import Engine
+    from puyulm.engine.tensor import parallel_engine
+
+    if mesh is None:
+        return Engine(model.model, model.tokenizer, config)
+    return parallel_engine(model.model, mesh, model.tokenizer, config)
+
+
 def engine_config(args: argparse.Namespace) -> EngineConfig:
     """Sizes of the engine."""
+    from puyulm.cli.serve_many import device_of
     from puyulm.engine.config import EngineConfig
     from puyulm.model.memory import parse_bytes
 
+    _, share = device_of(args.device, args.one_of)
     return EngineConfig(
-        memory=None if args.memory is None else parse_bytes(args.memory), kv_type=args.kv_type,
+        memory=None if args.memory is None else parse_bytes(args.memory), share=share, kv_type=args.kv_type,
         max_running=args.max_running, step_tokens=args.step_tokens, prefix_cache=not args.no_prefix_cache,
     )  # fmt: skip
 
 
-def load_from_args(args: argparse.Namespace) -> ChatModel:
-    """The model as the flags ask."""
+def load_from_args(args: argparse.Namespace, mesh: DeviceMesh | None = None) -> ChatModel:
+    """The model as the flags ask, or this process's part of it."""
+    import functools
+
     import torch
 
+    from puyulm.cli.serve_many import device_of
     from puyulm.engine.load import load_chat_model
+    from puyulm.engine.tensor import split_for_inference
 
     model = load_chat_model(
-        args.model, dtype=None if args.dtype is None else getattr(torch, args.dtype), device=args.device,
+        args.model, dtype=None if args.dtype is None else getattr(torch, args.dtype),
+        device=device_of(args.device, args.one_of)[0],
         quantize=args.quantize, chat_format=args.chat_format, needs_chat_format=not args.chat_template,
         rope_scaling=args.rope_scaling,
+        split=None if mesh is None else functools.partial(split_for_inference, mesh=mesh),
     )  # fmt: skip
     if args.chat_template and model.tokenizer.chat_template is None:
         raise GenerationError(f"{model.path} has no chat template of its own: leave --chat-template out")
@@ -275,16 +346,18 @@ def _adapter(text: str) -> tuple[str, str]:
     return name, path
 
 
-def _ready(state: ServerState, url: str) -> str:
-    """The line that says that requests may come."""
+def _report(state: ServerState) -> Report:
+    """What there is to say when requests may come."""
     from puyulm.engine.paged import block_bytes
     from puyulm.model.memory import format_bytes
+    from puyulm.serve.replicas import Report
 
     engine = state.engine.engine
     limits = engine.scheduler.limits
     weight = engine.model.embed.weight
     size = limits.num_blocks * block_bytes(state.config, weight.dtype, engine.config.kv_type)
-    return (
-        f"serving {state.name} at {url}/v1 ({state.max_length:,} tokens of context; cache of {limits.tokens:,} tokens, "
-        f"{format_bytes(size)}; up to {limits.max_running} answers at once; chat format {state.chat_format.name})"
+    facts = (
+        f"{state.max_length:,} tokens of context; cache of {limits.tokens:,} tokens, {format_bytes(size)}; "
+        f"up to {limits.max_running} answers at once; chat format {state.chat_format.name}"
     )
+    return Report(state.name, facts, size)

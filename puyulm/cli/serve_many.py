@@ -39,9 +39,7 @@ def serve_replicas(args: argparse.Namespace, settings: ServeSettings, address: A
                 raise GenerationError(f"{failed}: are {count} of them too many for this machine?") from None
             return failed.status
         front = Front(replicas)
-        ready = (
-            f"serving {report.name} at {url_of(address, listener)}/v1 ({count} replicas, each with {report.facts})"
-        )
+        ready = f"serving {report.name} at {url_of(address, listener)}/v1 ({count} replicas, each with {report.facts})"
         serve(create_proxy(front, settings), front, settings, address, listener, lambda: print(ready, flush=True))
     return 0
 

@@ -160,7 +160,7 @@ def create_proxy(front: Front, settings: ServeSettings) -> FastAPI:
         body = await request.body()
         beginning, tried = _beginning(body), set[int]()
         while len(tried) < TRIES and (able := [number for number in replicas.ready if number not in tried]):
-            number = front.router.choose(beginning, able)
+            number = front.router.choose(beginning, able if _is_free(request) else able[:1])
             tried.add(number)
             response = None
             try:
@@ -285,6 +285,11 @@ async def _whole_events(answer: Answer) -> AsyncGenerator[bytes, None]:
 
 def _is_stream(answer: Answer) -> bool:
     return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in answer.headers)
+
+
+def _is_free(request: Request) -> bool:
+    """Whether any replica may answer; what is not of the protocol may be part of a page's session, which one has."""
+    return request.url.path.startswith(("/v1/", "/tokenize", "/detokenize", "/pooling"))
 
 
 def _beginning(body: bytes) -> str:

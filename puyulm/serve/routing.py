@@ -26,6 +26,7 @@ class PrefixRouter:
 
     def __init__(self, replicas: int) -> None:
         self.active = [0] * replicas
+        self._given = [0] * replicas  # requests ever
         self._seen: OrderedDict[bytes, int] = OrderedDict()  # piece -> who saw it last
 
     def choose(self, beginning: str, available: Sequence[int]) -> int:
@@ -35,7 +36,7 @@ class PrefixRouter:
             beginning: The request's text, from its start.
             available: Replicas that work; at least one.
         """
-        idlest = min(available, key=lambda replica: self.active[replica])
+        idlest = min(available, key=lambda replica: (self.active[replica], self._given[replica]))
         pieces = list(_pieces(beginning))
         chosen = idlest
         for piece in reversed(pieces):
@@ -50,6 +51,7 @@ class PrefixRouter:
         while len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
         self.active[chosen] += 1
+        self._given[chosen] += 1
         return chosen
 
     def done(self, replica: int) -> None:
@@ -82,10 +84,9 @@ def _text(value: Any) -> str:
 
 
 def _pieces(text: str) -> Iterator[bytes]:
-    """A hash for each whole piece and all before it; a text shorter than a piece has one of its own."""
+    """A hash for each whole piece and all before it. What is shorter is as well read anew."""
     digest = b""
-    whole = min(len(text) // PIECE, MAX_PIECES) or 1
-    for number in range(whole):
+    for number in range(min(len(text) // PIECE, MAX_PIECES)):
         piece = text[number * PIECE : (number + 1) * PIECE].encode("utf-8", "surrogatepass")
         digest = hashlib.blake2b(piece, key=digest, digest_size=16).digest()
         yield digest

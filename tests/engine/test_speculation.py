@@ -243,7 +243,9 @@ def test_a_resting_request_is_caught_up_block_by_block() -> None:
 def test_guesses_need_no_place_beyond_the_longest_answer() -> None:
     """The last token of an answer is never run, so two blocks hold 17 + 16 tokens."""
     decoder, params = packed(), GREEDY.evolve(max_new_tokens=16)
-    engine = engine_of(decoder, memory=2 * 2 * 2 * 2 * 2 * 16 * 16 * 4, speculation=Speculation(draft=packed()))
+    engine = engine_of(
+        decoder, memory=2 * 2 * 2 * 2 * 2 * 16 * 16 * 4, speculation=Speculation(draft=packed(), guesses=8)
+    )
     assert engine.scheduler.limits.tokens == 32
     [done] = engine.generate([prompt_of(17)], params)
     assert same(done, engine_of(decoder).generate([prompt_of(17)], params)[0])

@@ -66,3 +66,12 @@ def test_metrics_of_all_replicas_are_told_apart() -> None:
     assert 'h_bucket{replica="0",le="1"} 2.0' in lines and 'h_sum{replica="2"} 1.5' in lines
     assert 'puyu_replica_starts_total{replica="1"} 4' in lines
     assert lines.index('n{replica="2"} 7.0') < lines.index("# TYPE h histogram")
+
+
+def test_what_has_no_beginning_to_share_is_spread() -> None:
+    router = PrefixRouter(3)
+    chosen = []
+    for _ in range(6):
+        chosen.append(router.choose("short", [0, 1, 2]))
+        router.done(chosen[-1])
+    assert chosen == [0, 1, 2, 0, 1, 2]
