@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from puyulm.engine.config import EngineConfig
     from puyulm.engine.load import ChatModel
     from puyulm.engine.params import SamplingParams
+    from puyulm.engine.speculate import Speculation
 
 _FIELDS = (
     "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
@@ -64,13 +65,37 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+    add_speculation_flags(group)
+
+
+def add_speculation_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--speculate", metavar="KIND",
+        help="guess tokens ahead, which changes no answer: ngram (what followed before), or a small model with the same "
+        "vocabulary: checkpoint folder or name [off]",
+    )  # fmt: skip
+
+
+def speculation(kind: str | None, device: str | None) -> Speculation | None:
+    """How to guess, as the flag asks."""
+    from puyulm.engine.load import load_draft
+    from puyulm.engine.speculate import Speculation
+
+    if kind is None or kind == "ngram":
+        return None if kind is None else Speculation()
+    return Speculation(draft=load_draft(kind, device))
+
+
 def engine_config(args: argparse.Namespace, max_running: int = 256) -> EngineConfig:
     """Sizes of the engine as the flags ask."""
     from puyulm.engine.config import EngineConfig
     from puyulm.model.memory import parse_bytes
 
     memory = None if args.memory is None else parse_bytes(args.memory)
-    return EngineConfig(memory=memory, kv_type=args.kv_type, max_running=max_running)
+    return EngineConfig(
+        memory=memory, kv_type=args.kv_type, max_running=max_running,
+        speculation=speculation(args.speculate, args.device),
+    )  # fmt: skip
 
 
 def load_from_args(name: str, args: argparse.Namespace, *, needs_chat_format: bool = True) -> ChatModel:

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from puyulm.cli.sampling import add_speculation_flags
 from puyulm.errors import GenerationError, PuyuError
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-prefix-cache", action="store_true", help="do not keep the beginnings of prompts for those that share them"
     )
+    add_speculation_flags(group)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -291,14 +293,16 @@ def make_engine(model: ChatModel, config: EngineConfig, mesh: DeviceMesh | None)
 
 def engine_config(args: argparse.Namespace) -> EngineConfig:
     """Sizes of the engine."""
+    from puyulm.cli.sampling import speculation
     from puyulm.cli.serve_many import device_of
     from puyulm.engine.config import EngineConfig
     from puyulm.model.memory import parse_bytes
 
-    _, share = device_of(args.device, args.one_of)
+    device, share = device_of(args.device, args.one_of)
     return EngineConfig(
         memory=None if args.memory is None else parse_bytes(args.memory), share=share, kv_type=args.kv_type,
         max_running=args.max_running, step_tokens=args.step_tokens, prefix_cache=not args.no_prefix_cache,
+        speculation=speculation(args.speculate, device),
     )  # fmt: skip
 
 

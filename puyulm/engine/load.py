@@ -88,6 +88,13 @@ def load_chat_model(
     return ChatModel(model, tokenizer, chosen, params, path)
 
 
+def load_draft(name: str, device: str | None = None) -> Decoder:
+    """Loads a small model that guesses for another (`puyulm.engine.speculate`)."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
+    return load_for_inference(resolve_model(name), device=device)
+
+
 def load_for_inference(
     path: Path,
     dtype: torch.dtype | None = None,
@@ -113,6 +120,9 @@ def load_for_inference(
     Raises:
         GenerationError: The checkpoint is quantised already.
     """
+    if dtype is None and device == "cpu":
+        stored = stored_dtype(load_config(path))
+        dtype = stored if stored == torch.bfloat16 and dense.available() else torch.float32
     if is_quantized(path):
         if quantize is not None:
             raise GenerationError(f"{path}: its weights are quantised already; leave --quantize out")
@@ -122,9 +132,6 @@ def load_for_inference(
             )
         model = load_quantized(path, device, dtype)
     else:
-        if dtype is None and device == "cpu":
-            stored = stored_dtype(load_config(path))
-            dtype = stored if stored == torch.bfloat16 and dense.available() else torch.float32
         model = load_model(path, dtype, device if split is None else "cpu").eval()
         if split is not None:
             model = split(model).to(device)

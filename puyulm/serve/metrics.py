@@ -86,6 +86,8 @@ class _EngineCollector(Collector):
             ("puyu_prompt_tokens", "Prompt tokens of finished sequences.", counters.prompt_tokens),
             ("puyu_cached_tokens", "Prompt tokens found in the prefix cache.", counters.cached_tokens),
             ("puyu_generated_tokens", "Tokens of answers.", counters.new_tokens),
+            ("puyu_proposed_tokens", "Tokens guessed ahead.", counters.proposed),
+            ("puyu_accepted_tokens", "Guessed tokens that were right.", counters.accepted),
             ("puyu_preemptions", "Sequences that had to give their blocks back.", scheduler.preemptions),
         ):
             yield CounterMetricFamily(name, says, value=value)

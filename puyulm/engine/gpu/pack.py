@@ -87,8 +87,8 @@ class GpuBlock(Block):
 
 
 def _added(linear: nn.Module, residual: Tensor, x: Tensor) -> Tensor:
-    if hasattr(linear, "add_to"):
-        return linear.add_to(residual, x)  # type: ignore[no-any-return]
+    if hasattr(getattr(linear, "inner", linear), "add_to"):  # adapters offer it for what they wrap
+        return linear.add_to(residual, x)  # type: ignore[operator, no-any-return]
     return residual.add_(linear(x))
 
 

@@ -1,0 +1,227 @@
+"""Between the chat page's bubbles and messages of the protocol.
+
+What an answer holds beside its text (thoughts, code, calls of tools) stands in bubbles of its own with a title, from
+which the conversation is read back: the page keeps nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from puyulm.serve.errors import ApiError
+from puyulm.text.parse import CallArguments, CallBegin, CallEnd, CodeDelta, Event, ReasoningDelta, TextDelta
+
+THOUGHTS, CALL, CODE, RESULT = "Thoughts", "Call of ", "Code", "Result of "
+INTERPRETER = "code"  # what the result after code is called; tools have names of their own
+
+_FENCED = re.compile(r"(`{3,})\w*\n(.*?)\n?\1\s*", re.DOTALL)
+
+Bubble = dict[str, Any]  # a message as Gradio shows it: role, content (a list of parts), metadata
+
+
+class Shown:
+    """An answer's parts as bubbles.
+
+    Attributes:
+        bubbles: In the order in which they came.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[str | None, str]] = []  # title, text
+
+    @property
+    def bubbles(self) -> list[Bubble]:
+        return [_bubble(title, text, last=part == len(self._parts)) for part, (title, text) in enumerate(self._parts, 1)]
+
+    def add(self, events: Sequence[Event]) -> None:
+        """What has come."""
+        for event in events:
+            if isinstance(event, ReasoningDelta):
+                self._more(THOUGHTS, event.text)
+            elif isinstance(event, CodeDelta):
+                self._more(CODE, event.text)
+            elif isinstance(event, TextDelta):
+                self._more(None, event.text)
+            elif isinstance(event, CallBegin):
+                self._parts.append((CALL + event.name, ""))
+            elif isinstance(event, CallArguments):
+                self._more(self._title, event.text)
+            elif isinstance(event, CallEnd) and event.call is None and (self._title or "").startswith(CALL):
+                self._parts.pop()  # not understood: its raw text follows
+
+    @property
+    def _title(self) -> str | None:
+        return self._parts[-1][0] if self._parts else None
+
+    def _more(self, title: str | None, text: str) -> None:
+        if self._parts and self._title == title:
+            text = self._parts.pop()[1] + text
+        if text.strip() or (self._parts and self._title == title) or title is not None:
+            self._parts.append((title, text))
+        elif text:
+            self._parts.append((title, text))
+
+
+def question(text: str, files: Sequence[str], history: Sequence[Bubble]) -> Bubble:
+    """The bubble of what somebody wrote and attached; after a call, it is the tool's result.
+
+    Raises:
+        ApiError: There is nothing; or a file is not text.
+    """
+    for file in files:
+        file_text(Path(file))  # refused before it is shown
+    if not text.strip() and not files:
+        raise ApiError("write a question first")
+    content = [*({"path": file} for file in files), *([_text_part(text)] if text.strip() else [])]
+    waits = waiting_call(history)
+    return {"role": "user", "content": content} | ({} if waits is None else {"metadata": {"title": RESULT + waits}})
+
+
+def settled(history: Sequence[Bubble]) -> list[Bubble]:
+    """The same without a sign that something is still being written."""
+    result = []
+    for bubble in history:
+        metadata = {key: value for key, value in (bubble.get("metadata") or {}).items() if value is not None}
+        if metadata.get("status") == "pending":
+            metadata["status"] = "done"
+        result.append({"role": bubble["role"], "content": bubble["content"], "metadata": metadata or None})
+    return result
+
+
+def waiting_call(history: Sequence[Bubble]) -> str | None:
+    """The name of the tool whose result comes next (`INTERPRETER`: of code); None: a question comes."""
+    messages = messages_of(history, with_files=False)
+    if messages and messages[-1].get("code") is not None:
+        return INTERPRETER
+    open_calls = _open_calls(messages)
+    return open_calls[0]["function"]["name"] if open_calls else None
+
+
+def messages_of(history: Sequence[Bubble], *, with_files: bool = True) -> list[dict[str, Any]]:
+    """The conversation that bubbles show, as messages of the protocol. Thoughts are not repeated to the model.
+
+    Raises:
+        ApiError: A file is gone, or is not text.
+    """
+    messages: list[dict[str, Any]] = []
+    for bubble in history:
+        text = text_of(bubble["content"], with_files)
+        if bubble["role"] == "user":
+            messages.append(_asked(text, messages))
+            continue
+        title = str((bubble.get("metadata") or {}).get("title") or "")
+        if not messages or messages[-1]["role"] != "assistant":
+            messages.append({"role": "assistant", "content": ""})
+        message = messages[-1]
+        if title.startswith(CALL):
+            function = {"name": title.removeprefix(CALL), "arguments": unfenced(text).strip() or "{}"}
+            calls = message.setdefault("tool_calls", [])
+            calls.append({"id": f"call_{len(messages)}_{len(calls)}", "type": "function", "function": function})
+        elif title == CODE:
+            message["code"] = unfenced(text)
+        elif title != THOUGHTS:
+            message["content"] += text
+    return [message for message in messages if message["role"] != "assistant" or len(message) > 2 or message["content"]]
+
+
+def text_of(content: Sequence[Mapping[str, Any]], with_files: bool = True) -> str:
+    """The text of a bubble's parts, files among them."""
+    texts = []
+    for part in content:
+        path = part.get("path") or (part.get("file") or {}).get("path")
+        if path is None:
+            texts.append(str(part.get("text") or ""))
+        elif with_files:
+            texts.append(f"{Path(path).name}:\n{fenced(file_text(Path(path)), '')}")
+    return "\n\n".join(texts)
+
+
+def file_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        ApiError: It has none, or is not there any more.
+    """
+    kind = mimetypes.guess_type(path.name)[0] or ""
+    if kind.startswith(("image/", "audio/", "video/")) and kind not in ("image/svg+xml", "video/mp2t"):
+        raise ApiError(f"{path.name}: this model reads text alone, no {kind.partition('/')[0]}s")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    except OSError:
+        raise ApiError(f"{path.name}: is not kept any more: attach it again") from None
+    if "\0" in text:
+        raise ApiError(f"{path.name}: this model reads text alone, and this file is none (in UTF-8)")
+    return text
+
+
+def read_tools(text: str) -> list[Any] | None:
+    """The tools of the settings.
+
+    Raises:
+        ApiError: They are not a JSON list.
+    """
+    if not text.strip():
+        return None
+    try:
+        tools = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(f"tools: not JSON ({error})") from None
+    if not isinstance(tools, list):
+        raise ApiError("tools: must be a JSON list")
+    return tools
+
+
+def fenced(text: str, language: str) -> str:
+    """A text as a block of code, whatever it holds."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def unfenced(text: str) -> str:
+    """The text of `fenced`."""
+    found = _FENCED.fullmatch(text)
+    return text if found is None else found[2]
+
+
+def _bubble(title: str | None, text: str, *, last: bool) -> Bubble:
+    bubble: Bubble = {"role": "assistant", "metadata": None}
+    if title is not None:
+        # Gradio folds what is done when it is first shown so, and shows what is pending.
+        status = {"status": "pending" if last else "done"} if title == THOUGHTS else {}
+        bubble["metadata"] = {"title": title, **status}
+        if title == CODE or title.startswith(CALL):
+            text = fenced(text, "python" if title == CODE else "json")
+    return bubble | {"content": [_text_part(text)]}
+
+
+def _text_part(text: str) -> dict[str, Any]:
+    # A bare string would lose its indentation on the way.
+    return {"type": "text", "text": text}
+
+
+def _asked(text: str, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    if messages and messages[-1].get("code") is not None:
+        return {"role": "environment", "name": "interpreter", "content": text}
+    calls = _open_calls(messages)
+    if calls:
+        return {"role": "tool", "tool_call_id": calls[0]["id"], "content": text}
+    return {"role": "user", "content": text}
+
+
+def _open_calls(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The last answer's calls that have no result yet."""
+    answered = set()
+    for message in reversed(messages):
+        if message["role"] == "tool":
+            answered.add(message["tool_call_id"])
+        else:
+            return [call for call in message.get("tool_calls", ()) if call["id"] not in answered]
+    return []
