@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from puyulm.engine.context import context_length
+from puyulm.engine.gpu.graphs import graph_bytes, table_width
 from puyulm.engine.paged import BLOCK_SIZE, KVType, block_bytes
 from puyulm.engine.scheduler import Limits
 from puyulm.engine.speculate import Speculation
@@ -31,6 +32,8 @@ class EngineConfig:
         step_tokens: Tokens in one forward, which bounds the activations; None: 512 on a CPU, 4,096 on a GPU.
         prefix_cache: Whether sequences with the same beginning share its keys and values.
         speculation: How tokens are guessed ahead; None: they are not.
+        cuda_graphs: Whether steps of single tokens are recorded on CUDA devices and replayed, which is far faster; off,
+            an error shows where it arises.
     """
 
     memory: int | None = None
@@ -40,6 +43,7 @@ class EngineConfig:
     step_tokens: int | None = None
     prefix_cache: bool = True
     speculation: Speculation | None = None
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         for name in ("memory", "max_running", "step_tokens"):
@@ -62,7 +66,7 @@ class EngineConfig:
         size = block_bytes(model, dtype, self.kv_type)
         if self.speculation is not None and (draft := self.speculation.draft) is not None:
             size += block_bytes(draft.config, draft.embed.weight.dtype, self.kv_type)
-        num_blocks = self._blocks(model, size, device)
+        num_blocks = self._blocks(model, size, dtype, device)
         if num_blocks < 1:
             raise GenerationError(
                 f"the key/value cache needs at least {format_bytes(size)} for {BLOCK_SIZE} tokens, "
@@ -70,11 +74,15 @@ class EngineConfig:
             )
         return num_blocks
 
-    def _blocks(self, model: ModelConfig, size: int, device: torch.device) -> int:
+    def _blocks(self, model: ModelConfig, size: int, dtype: torch.dtype, device: torch.device) -> int:
         if self.memory is not None:
             return self.memory // size
         share = self.share * (CPU_SHARE if device.type == "cpu" else GPU_SHARE)
-        fits = int(free_memory(device) * share) // size
+        free = free_memory(device)
+        if device.type == "cuda" and self.cuda_graphs:
+            width = table_width(model, free // size, BLOCK_SIZE)
+            free = max(free - graph_bytes(model, self.max_running, dtype.itemsize, width), 0)
+        fits = int(free * share) // size
         context = context_length(model)
         return fits if context is None else min(fits, self.max_running * -(-context // BLOCK_SIZE))
 

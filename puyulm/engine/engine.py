@@ -26,6 +26,7 @@ from puyulm.engine.blocks import root_digest
 from puyulm.engine.config import EngineConfig
 from puyulm.engine.context import ntk_length
 from puyulm.engine.draft import speculator_for
+from puyulm.engine.gpu.graphs import decode_graphs
 from puyulm.engine.grammar import GrammarCompiler, Matcher
 from puyulm.engine.judge import judge_prompts, pool
 from puyulm.engine.lora import AdapterBank
@@ -94,7 +95,7 @@ class Engine:
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.config = config or EngineConfig()
-        self.runner = runner or Runner(model, make_cache(model, model.config, self.config))
+        self.runner = runner or make_runner(model, self.config)
         self.scheduler = Scheduler(self.config.limits(self.runner.cache.num_blocks, self.runner.device))
         self.speculator = speculator_for(self.config, model, self.runner.cache.num_blocks)
         self.adapters = AdapterBank(model)
@@ -461,6 +462,13 @@ class Engine:
         """After an interruption or an error nothing of a call stays behind."""
         for request in requests:
             self.abort(request)
+
+
+def make_runner(model: Decoder, config: EngineConfig) -> Runner:
+    """This process alone, with a cache for all of the model's heads."""
+    cache = make_cache(model, model.config, config)
+    graphs = decode_graphs(model, cache, config.max_running) if config.cuda_graphs else None
+    return Runner(model, cache, graphs)
 
 
 def make_cache(model: Decoder, shape: ModelConfig, config: EngineConfig) -> KVCache:

@@ -11,6 +11,7 @@ import torch
 
 from puyulm.engine.context import scaled_rope
 from puyulm.engine.cpu import dense, pack_for_inference
+from puyulm.engine.gpu.available import runs_on
 from puyulm.engine.params import SamplingParams
 from puyulm.engine.quant.linear import pack_quantized, quantize_in_place
 from puyulm.engine.quant.load import is_quantized, load_quantized
@@ -139,7 +140,15 @@ def load_for_inference(
             quantize_in_place(model, 8 if quantize == "int8" else 4, GROUP_SIZE)
     if rope_scaling is not None:
         model.config = model.config.evolve(rope=scaled_rope(model.config.rope, rope_scaling))
-    return pack_for_inference(pack_quantized(model))
+    return _pack_for_gpu(pack_for_inference(pack_quantized(model)))
+
+
+def _pack_for_gpu(model: Decoder) -> Decoder:
+    if not runs_on(model.embed.weight.device):
+        return model
+    from puyulm.engine.gpu.pack import pack_for_gpu
+
+    return pack_for_gpu(model)
 
 
 def check_device(name: str) -> None:

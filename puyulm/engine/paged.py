@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from puyulm.engine import kv_types
+from puyulm.engine.gpu.available import runs_on
 from puyulm.engine.kv_types import KVType
 from puyulm.model.attention import Attention
 from puyulm.model.config import ModelConfig
@@ -143,13 +144,17 @@ def block_bytes(
 
 
 def attention_for(cache: KVCache, layout: StepLayout) -> Attention:
-    """The fastest attention for this cache on this machine: compiled C on CPUs, numba without a compiler, and plain
-    PyTorch where neither knows the type or the device."""
+    """The fastest attention for this cache on this machine: compiled C on CPUs, numba without a compiler, Triton on CUDA
+    devices, and plain PyTorch where none of them knows the type or the device."""
     if cache.transposed:
         from puyulm.engine.cpu.attention import cpu_attention
 
         if (made := cpu_attention(cache, layout)) is not None:
             return made
+    elif runs_on(cache.device) and cache.dtype != torch.float64:
+        from puyulm.engine.gpu.attend import TritonAttention
+
+        return TritonAttention(cache, layout)
     return PagedAttention(cache, layout)
 
 

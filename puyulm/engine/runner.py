@@ -4,31 +4,45 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from puyulm.engine.paged import KVCache, StepLayout, attention_for
 from puyulm.engine.scheduler import Piece
+from puyulm.engine.transfer import upload
 from puyulm.model.decoder import Decoder
+
+if TYPE_CHECKING:
+    from puyulm.engine.gpu.graphs import Decoded, DecodeGraphs
 
 
 class Runner:
     """A model and the cache it reads.
 
     Args:
-        tables: The scheduler's block tables are given anew to every step, since they move when they grow.
+        graphs: Recorded decode steps of this model and cache; None: every step is run operation by operation.
     """
 
-    def __init__(self, model: Decoder, cache: KVCache) -> None:
-        self.model, self.cache = model, cache
+    def __init__(self, model: Decoder, cache: KVCache, graphs: DecodeGraphs | None = None) -> None:
+        self.model, self.cache, self.graphs = model, cache, graphs
         self.device = model.embed.weight.device
+        self._decoded: Decoded | None = None
 
     @torch.inference_mode()
     def run(self, pieces: Sequence[Piece], tables: np.ndarray) -> Tensor:
-        """Final-normed hidden states `[T, H]` of all tokens of the pieces, one piece after another."""
-        return self.forward(self._ids(pieces), step_layout(pieces, tables, self.cache.block_size, self.device))
+        """Final-normed hidden states `[T, H]` of all tokens of the pieces, one piece after another, good until the next
+        step."""
+        self._decoded = None
+        ids, arrays = self._ids(pieces), step_arrays(pieces, tables, self.cache.block_size)
+        if self.graphs is not None and self.graphs.suit(pieces):
+            self._decoded = self.graphs.run(ids, arrays)
+            return self._decoded.hidden
+        on_device, *parts = upload([ids, *arrays.parts], self.device)
+        return self.forward(on_device, StepLayout(*parts, counts=arrays.counts, ends=arrays.ends))
 
     def forward(self, ids: Tensor, layout: StepLayout) -> Tensor:
         """Hidden states of tokens `[T]`."""
@@ -36,13 +50,15 @@ class Runner:
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
-        """`[N, H]` -> `[N, V]`, float32."""
+        """`[N, H]` -> `[N, V]`, float32, good until the next step."""
+        if self._decoded is not None and hidden is self._decoded.hidden:
+            return self._decoded.logits
         return self.model.logits(hidden)
 
     def end(self) -> None:
         """Ends other processes that work for this one."""
 
-    def _ids(self, pieces: Sequence[Piece]) -> Tensor:
+    def _ids(self, pieces: Sequence[Piece]) -> NDArray[np.int64]:
         ids: list[int] = []
         for request, start, count in pieces:
             if count == 1 and not request.draft:
@@ -51,14 +67,27 @@ class Runner:
                 ids += request.tokens[start : start + count]
                 known = len(request.tokens)
                 ids += request.draft[max(start - known, 0) : max(start + count - known, 0)]
-        return torch.tensor(ids, device=self.device)
+        return np.array(ids, dtype=np.int64)
 
 
-def step_layout(pieces: Sequence[Piece], tables: np.ndarray, block_size: int, device: torch.device) -> StepLayout:
-    """Where the tokens of a step are, as tensors.
+class StepArrays(NamedTuple):
+    """A `StepLayout` on the host.
+
+    Attributes:
+        parts: Its tensors, in their order.
+    """
+
+    parts: tuple[NDArray, ...]
+    counts: list[int]
+    ends: list[int]
+
+
+def step_arrays(pieces: Sequence[Piece], tables: np.ndarray, block_size: int) -> StepArrays:
+    """Where the tokens of a step are.
 
     Args:
-        tables: `[rows, W]`: block tables; a piece's is the row of its request.
+        tables: `[rows, W]`: block tables; a piece's is the row of its request. They are given anew to every step, since
+            they move when they grow.
     """
     counts = [piece.count for piece in pieces]
     ends = [piece.start + piece.count for piece in pieces]
@@ -76,12 +105,4 @@ def step_layout(pieces: Sequence[Piece], tables: np.ndarray, block_size: int, de
         positions = np.arange(starts[-1]) - (starts[1:] - lengths)[owners]
         reaches = reaches[owners]
     slots = block_tables[owners, positions // block_size].astype(np.int64) * block_size + positions % block_size
-
-    def on_device(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(device)
-
-    return StepLayout(
-        positions=on_device(positions), reaches=on_device(reaches), slots=on_device(slots),
-        query_starts=on_device(starts), lengths=on_device(lengths), block_tables=on_device(block_tables),
-        counts=counts, ends=ends,
-    )  # fmt: skip
+    return StepArrays((positions, reaches, slots, starts, lengths, block_tables), counts, ends)

@@ -8,13 +8,14 @@ places, when such a batch comes first; a batch is filled up to the next size wit
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from puyulm.engine.context import context_length
 from puyulm.engine.gpu.available import processors, runs_on
 from puyulm.engine.paged import KVCache, StepLayout, attention_for
 from puyulm.engine.scheduler import Piece
@@ -22,23 +23,14 @@ from puyulm.engine.transfer import pack
 from puyulm.model.config import ModelConfig
 from puyulm.model.decoder import Decoder
 
+if TYPE_CHECKING:
+    from puyulm.engine.runner import StepArrays
+
 Record = Callable[[Callable[[], None]], Callable[[], object]]
 """Takes work on tensors at fixed places; gives what does it again."""
 
 GRAPH_BYTES = 16 << 20  # that a recorded step takes beside its tensors
 FILLER = (0, 0, 1, -1, 0)  # id, position, reach, slot, length of a row that is nobody's
-
-
-class StepArrays(NamedTuple):
-    """A `StepLayout` on the host.
-
-    Attributes:
-        parts: Its tensors, in their order.
-    """
-
-    parts: tuple[NDArray, ...]
-    counts: list[int]
-    ends: list[int]
 
 
 class Decoded(NamedTuple):
@@ -141,8 +133,6 @@ def batch_sizes(most: int) -> tuple[int, ...]:
 
 def table_width(config: ModelConfig, num_blocks: int, block_size: int) -> int:
     """Blocks that one sequence may have."""
-    from puyulm.engine.context import context_length
-
     context = context_length(config)
     return num_blocks if context is None else min(num_blocks, -(-context // block_size) + 1)
 
