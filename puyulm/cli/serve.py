@@ -46,6 +46,7 @@ def _add_address_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("address")
     group.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in [127.0.0.1: this one alone]")
     group.add_argument("--port", type=int, default=8000, help="0: any that is free [8000]")
+    group.add_argument("--no-page", action="store_true", help="no chat page at / [there is one with 'puyulm[ui]']")
     group.add_argument("--ssl-certfile", metavar="FILE", help="certificate (PEM): serve https")
     group.add_argument("--ssl-keyfile", metavar="FILE", help="its private key, where it is not in the same file")
 
@@ -177,7 +178,8 @@ def _serve_one(args: argparse.Namespace, settings: ServeSettings, address: Addre
                 print(f"serving {report.name} at {url_of(address, listener)}/v1 ({report.facts})", flush=True)
 
         try:
-            serve(create_app(state, settings), state, settings, address, listener, ready)
+            app = create_app(state, settings, page=args.uds is None and not args.no_page)
+            serve(app, state, settings, address, listener, ready)
         finally:
             state.engine.close()
             if ranks.lost is None:

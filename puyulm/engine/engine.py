@@ -312,9 +312,22 @@ class Engine:
     def step(self) -> list[Request]:
         """One forward, and a token for every sequence that it brought to its end.
 
+        Where it fails or is interrupted, every running request ends with an error, for nobody knows how far each has
+        come; those that wait are as they were.
+
         Returns:
             The requests that are finished by it.
         """
+        try:
+            return self._step()
+        except BaseException as error:
+            for request in list(self.scheduler.running):
+                self.scheduler.remove(request)
+                request.fail(f"{type(error).__name__}: {error}".removesuffix(": "))
+                request.times.finished = time.monotonic()
+            raise
+
+    def _step(self) -> list[Request]:
         if self.speculator is not None:
             self.speculator.propose(self.scheduler.running)
         pieces = self.scheduler.schedule()
@@ -371,16 +384,18 @@ class Engine:
             now = time.monotonic()
             going_on = []
             for row, (request, first) in enumerate(drawing):
+                if request.finished:
+                    continue  # aborted by what was called with an event
                 if request.times.first_token is None:
                     request.times.first_token = now
                 event = self._accept(request, chosen, row)
-                if request.on_event is not None:
-                    request.on_event(event)
                 guessed = depth < len(request.draft) and event.token == request.draft[depth]
                 if guessed and not request.finished:
                     going_on.append((request, first))
                 elif request.draft:
                     self._verified(request, depth + guessed)
+                if request.on_event is not None:
+                    request.on_event(event)
             self.counters.new_tokens += len(drawing)
             drawing, depth = going_on, depth + 1
         return [request for request in ready if request.finished]

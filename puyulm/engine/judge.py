@@ -25,8 +25,8 @@ class Judged(NamedTuple):
 
 
 def top_logprobs(logprobs: Tensor, count: int) -> list[TopLogprobs]:
-    """The `count` most likely tokens of each row of `[N, V]`."""
-    values, ids = logprobs.topk(count, dim=-1)
+    """The `count` most likely tokens of each row of `[N, V]`, or all V."""
+    values, ids = logprobs.topk(min(count, logprobs.shape[-1]), dim=-1)
     pairs = zip(ids.tolist(), values.tolist(), strict=True)
     return [TopLogprobs(row_ids, row_values) for row_ids, row_values in pairs]
 

@@ -8,6 +8,7 @@ back and waits again in front; what it had computed may still be found in the pr
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -116,9 +117,12 @@ class Scheduler:
             if left > 1:
                 prompts.append(request)
                 continue
-            # Guesses may take only what the others' single tokens leave of the budget.
-            count = min(left + len(request.draft), max(budget - (len(self.running) - number), 1))
+            count = left
             if request.draft:
+                # Guesses may take only what the others' single tokens leave of budget and blocks.
+                others = len(self.running) - number
+                room = (len(request.blocks) + self.pool.free - others) * size - cached
+                count = max(min(left + len(request.draft), budget - others, room), 1)
                 del request.draft[count - 1 :]
             if (cached + count + size - 1) // size > len(request.blocks) and not self._grow(request, cached + count):
                 break  # it was the last, and has given way itself
@@ -189,6 +193,7 @@ class Scheduler:
             request.cached = len(shared) * size
             if request.shared is None:
                 request.shared = min(request.cached, request.prompt_length)
+                request.times.admitted = time.monotonic()
             request.row = self._rows.pop()
             self._write_table(request, 0)
             self.running.append(request)

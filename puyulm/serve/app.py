@@ -16,6 +16,7 @@ from puyulm.serve.chat import chat
 from puyulm.serve.completions import completions
 from puyulm.serve.errors import add_handlers
 from puyulm.serve.limits import Gate, add_cors
+from puyulm.serve.page import add_root
 from puyulm.serve.protocol import (
     ChatBody,
     CompletionBody,
@@ -44,8 +45,12 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(state: ServerState, settings: ServeSettings) -> FastAPI:
-    """The server as an ASGI application. More may be mounted in it; its engine is closed when it ends."""
+def create_app(state: ServerState, settings: ServeSettings, *, page: bool = False) -> FastAPI:
+    """The server as an ASGI application. More may be mounted in it; its engine is closed when it ends.
+
+    Args:
+        page: The chat page stands at `/`, where Gradio is installed.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -60,7 +65,8 @@ def create_app(state: ServerState, settings: ServeSettings) -> FastAPI:
     _add_adapters(app, state)
     _add_facts(app, state, settings)
     state.metrics.watch(state.engine.engine)
-    app.add_middleware(Gate, settings=settings, is_draining=lambda: state.draining)
+    has_page = add_root(app, state, settings, page=page)
+    app.add_middleware(Gate, settings=settings, is_draining=lambda: state.draining, has_page=has_page)
     app.add_middleware(_Counter, state=state)
     add_cors(app, settings)
     return app

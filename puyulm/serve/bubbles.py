@@ -36,7 +36,12 @@ class Shown:
 
     @property
     def bubbles(self) -> list[Bubble]:
-        return [_bubble(title, text, last=part == len(self._parts)) for part, (title, text) in enumerate(self._parts, 1)]
+        last = len(self._parts) - 1
+        return [
+            _bubble(title, text, growing=place == last)
+            for place, (title, text) in enumerate(self._parts)
+            if title is not None or text.strip()
+        ]
 
     def add(self, events: Sequence[Event]) -> None:
         """What has come."""
@@ -61,20 +66,20 @@ class Shown:
     def _more(self, title: str | None, text: str) -> None:
         if self._parts and self._title == title:
             text = self._parts.pop()[1] + text
-        if text.strip() or (self._parts and self._title == title) or title is not None:
-            self._parts.append((title, text))
-        elif text:
-            self._parts.append((title, text))
+        self._parts.append((title, text))
 
 
-def question(text: str, files: Sequence[str], history: Sequence[Bubble]) -> Bubble:
+def question(text: str, files: Sequence[str], history: Sequence[Bubble], folder: Path) -> Bubble:
     """The bubble of what somebody wrote and attached; after a call, it is the tool's result.
+
+    Args:
+        folder: Where files must lie.
 
     Raises:
         ApiError: There is nothing; or a file is not text.
     """
     for file in files:
-        file_text(Path(file))  # refused before it is shown
+        file_text(Path(file), folder)  # refused before it is shown
     if not text.strip() and not files:
         raise ApiError("write a question first")
     content = [*({"path": file} for file in files), *([_text_part(text)] if text.strip() else [])]
@@ -95,22 +100,25 @@ def settled(history: Sequence[Bubble]) -> list[Bubble]:
 
 def waiting_call(history: Sequence[Bubble]) -> str | None:
     """The name of the tool whose result comes next (`INTERPRETER`: of code); None: a question comes."""
-    messages = messages_of(history, with_files=False)
+    messages = messages_of(history)
     if messages and messages[-1].get("code") is not None:
         return INTERPRETER
     open_calls = _open_calls(messages)
     return open_calls[0]["function"]["name"] if open_calls else None
 
 
-def messages_of(history: Sequence[Bubble], *, with_files: bool = True) -> list[dict[str, Any]]:
+def messages_of(history: Sequence[Bubble], folder: Path | None = None) -> list[dict[str, Any]]:
     """The conversation that bubbles show, as messages of the protocol. Thoughts are not repeated to the model.
+
+    Args:
+        folder: Where files must lie; None leaves them out.
 
     Raises:
         ApiError: A file is gone, or is not text.
     """
     messages: list[dict[str, Any]] = []
     for bubble in history:
-        text = text_of(bubble["content"], with_files)
+        text = text_of(bubble["content"], folder)
         if bubble["role"] == "user":
             messages.append(_asked(text, messages))
             continue
@@ -118,31 +126,31 @@ def messages_of(history: Sequence[Bubble], *, with_files: bool = True) -> list[d
         if not messages or messages[-1]["role"] != "assistant":
             messages.append({"role": "assistant", "content": ""})
         message = messages[-1]
-        if title.startswith(CALL):
+        if title.startswith(CALL) and _is_json(unfenced(text)):
             function = {"name": title.removeprefix(CALL), "arguments": unfenced(text).strip() or "{}"}
             calls = message.setdefault("tool_calls", [])
             calls.append({"id": f"call_{len(messages)}_{len(calls)}", "type": "function", "function": function})
         elif title == CODE:
             message["code"] = unfenced(text)
-        elif title != THOUGHTS:
+        elif title != THOUGHTS:  # also a call that was stopped halfway
             message["content"] += text
     return [message for message in messages if message["role"] != "assistant" or len(message) > 2 or message["content"]]
 
 
-def text_of(content: Sequence[Mapping[str, Any]], with_files: bool = True) -> str:
-    """The text of a bubble's parts, files among them."""
+def text_of(content: Sequence[Mapping[str, Any]], folder: Path | None = None) -> str:
+    """The text of a bubble's parts; also of the files among them, where there is a folder in which they may lie."""
     texts = []
     for part in content:
         path = part.get("path") or (part.get("file") or {}).get("path")
         if path is None:
             texts.append(str(part.get("text") or ""))
-        elif with_files:
-            texts.append(f"{Path(path).name}:\n{fenced(file_text(Path(path)), '')}")
+        elif folder is not None:
+            texts.append(f"{Path(path).name}:\n{fenced(file_text(Path(path), folder), '')}")
     return "\n\n".join(texts)
 
 
-def file_text(path: Path) -> str:
-    """The text of a file.
+def file_text(path: Path, folder: Path) -> str:
+    """The text of a file that was attached.
 
     Raises:
         ApiError: It has none, or is not there any more.
@@ -150,6 +158,8 @@ def file_text(path: Path) -> str:
     kind = mimetypes.guess_type(path.name)[0] or ""
     if kind.startswith(("image/", "audio/", "video/")) and kind not in ("image/svg+xml", "video/mp2t"):
         raise ApiError(f"{path.name}: this model reads text alone, no {kind.partition('/')[0]}s")
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ApiError(f"{path.name}: was not attached here")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -191,11 +201,11 @@ def unfenced(text: str) -> str:
     return text if found is None else found[2]
 
 
-def _bubble(title: str | None, text: str, *, last: bool) -> Bubble:
+def _bubble(title: str | None, text: str, *, growing: bool) -> Bubble:
     bubble: Bubble = {"role": "assistant", "metadata": None}
     if title is not None:
         # Gradio folds what is done when it is first shown so, and shows what is pending.
-        status = {"status": "pending" if last else "done"} if title == THOUGHTS else {}
+        status = {"status": "pending" if growing else "done"} if title == THOUGHTS else {}
         bubble["metadata"] = {"title": title, **status}
         if title == CODE or title.startswith(CALL):
             text = fenced(text, "python" if title == CODE else "json")
@@ -205,6 +215,14 @@ def _bubble(title: str | None, text: str, *, last: bool) -> Bubble:
 def _text_part(text: str) -> dict[str, Any]:
     # A bare string would lose its indentation on the way.
     return {"type": "text", "text": text}
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _asked(text: str, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 import time
 import uuid
 from collections import OrderedDict
@@ -17,8 +18,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from puyulm.serve.errors import ApiError, error_response
 from puyulm.serve.settings import RateLimit, ServeSettings
 
-OPEN_PATHS = frozenset({"/health", "/version"})  # of load balancers, which have no key
+OPEN_PATHS = frozenset({"/", "/health", "/version"})  # of people who look, and of load balancers: they have no key
 MAX_BUCKETS = 10_000
+# Of the chat page, never of the protocol.
+_PAGE = re.compile(
+    r"/(gradio_api/.*|assets/.*|static/.*|svelte/.*|config/?|theme\.css|login/?|logout|favicon\.ico|manifest\.json"
+    r"|pwa_icon(/.*)?|robots\.txt)?"
+)
+
+
+def is_page_path(path: str) -> bool:
+    """Whether a path is one of the chat page's."""
+    return _PAGE.fullmatch(path) is not None
 
 
 class TokenBuckets:
@@ -43,6 +54,18 @@ class TokenBuckets:
             self._buckets.popitem(last=False)
         return wait
 
+    def admit(self, client: str) -> None:
+        """Takes from a client's bucket.
+
+        Raises:
+            ApiError: It is empty (429).
+        """
+        if wait := self.take(client):
+            raise ApiError(
+                f"more than {self._limit.count} requests in {self._limit.seconds:g} seconds: wait {wait:.1f} seconds",
+                status=429, code="rate_limit_exceeded", retry_after=wait,
+            )  # fmt: skip
+
 
 def add_cors(app: Starlette, settings: ServeSettings) -> None:
     """Lets web pages of the given origins ask; to be called after the other middleware, so that it stands in front:
@@ -55,10 +78,17 @@ def add_cors(app: Starlette, settings: ServeSettings) -> None:
 
 
 class Gate:
-    """Lets requests in, or answers them itself."""
+    """Lets requests in, or answers them itself.
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings, is_draining: Callable[[], bool]) -> None:
+    Args:
+        has_page: The chat page is there, which asks for a key itself.
+    """
+
+    def __init__(
+        self, app: ASGIApp, settings: ServeSettings, is_draining: Callable[[], bool], has_page: bool = False
+    ) -> None:
         self.app = app
+        self._has_page = has_page
         self._settings = settings
         self._is_draining = is_draining
         self._keys = [key.encode() for key in settings.api_keys]
@@ -73,7 +103,9 @@ class Gate:
             request_id = uuid.uuid4().hex
         marked = _with_header(send, b"x-request-id", request_id.encode())
         try:
-            if scope["path"] not in OPEN_PATHS:
+            if self._has_page and is_page_path(scope["path"]):
+                self._admit_page(scope)
+            elif scope["path"] not in OPEN_PATHS:
                 self._admit(scope)
         except ApiError as error:
             await error_response(error)(scope, receive, marked)
@@ -86,18 +118,18 @@ class Gate:
             return
         if self._is_draining():
             raise ApiError("the server is about to end and takes no new requests", status=503, retry_after=5)
-        if self._buckets is not None and (wait := self._buckets.take(client)):
-            limit = self._settings.rate_limit
-            assert limit is not None
-            raise ApiError(
-                f"more than {limit.count} requests in {limit.seconds:g} seconds: wait {wait:.1f} seconds",
-                status=429, code="rate_limit_exceeded", retry_after=wait,
-            )  # fmt: skip
+        if self._buckets is not None:
+            self._buckets.admit(client)
+
+    def _admit_page(self, scope: Scope) -> None:
+        """The page counts its questions itself; here, guesses at keys are."""
+        if self._buckets is not None and scope["method"] == "POST" and scope["path"].startswith("/login"):
+            self._buckets.admit(_address(scope))
 
     def _client(self, scope: Scope) -> str:
         """Whose request it is: the key, or the address where there are no keys."""
         if not self._keys:
-            return str((scope.get("client") or ("",))[0])
+            return _address(scope)
         kind, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
         given = key.strip().encode("latin-1", "replace")
         # All are compared, so that the time tells nothing.
@@ -110,6 +142,10 @@ class Gate:
             else "the API key is not one of this server's",
             status=401, code="invalid_api_key",
         )  # fmt: skip
+
+
+def _address(scope: Scope) -> str:
+    return str((scope.get("client") or ("",))[0])
 
 
 def _bounded(receive: Receive, most: int) -> Receive:

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from puyulm.serve.connection import while_connected
 from puyulm.serve.errors import ApiError, add_handlers, error_body
 from puyulm.serve.limits import Gate, add_cors
+from puyulm.serve.page import add_plain_page
 from puyulm.serve.replicas import Replica, Replicas
 from puyulm.serve.routing import PrefixRouter, beginning_of
 from puyulm.serve.settings import ServeSettings
@@ -126,6 +127,8 @@ def create_proxy(front: Front, settings: ServeSettings) -> FastAPI:
 
     app = FastAPI(title="PuyuLM", openapi_url=None, lifespan=lifespan)
     add_handlers(app)
+
+    add_plain_page(app, "A chat page comes with a single server, without <code>--replicas</code>")
 
     @app.get("/health")
     async def health() -> Response:

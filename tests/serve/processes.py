@@ -55,9 +55,8 @@ class Serving:
 
     def wait_until_free(self, seconds: float = DEADLINE) -> None:
         """Until no sequence holds a block anywhere."""
-        wait_until(
-            lambda: not any(self.samples("puyu_cache_blocks_held") + self.samples("puyu_requests_waiting")), seconds
-        )
+        names = ("puyu_cache_blocks_held", "puyu_requests_waiting")
+        wait_until(lambda: not any(value for name in names for value in self.samples(name)), seconds)
 
 
 def command(model: Path, *flags: str) -> list[str]:

@@ -60,6 +60,7 @@ def running(
     max_queue: int = 1024,
     chat_format: str | None = None,
     prepare: Callable[[ServerState], None] = lambda state: None,
+    page: bool = False,
     **options: object,
 ) -> Iterator[Running]:
     """Serves a checkpoint until the block ends."""
@@ -70,7 +71,7 @@ def running(
     prepare(state)
     address, ready = Address(port=0), threading.Event()
     with open_socket(address) as listener:
-        uvicorn_config = uvicorn.Config(create_app(state, settings), log_level="warning", lifespan="on")
+        uvicorn_config = uvicorn.Config(create_app(state, settings, page=page), log_level="warning", lifespan="on")
         server = DrainingServer(uvicorn_config, state, settings, ready.set)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
         thread.start()
