@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -93,8 +94,10 @@ def read_adapter(folder: Path, config: ModelConfig) -> dict[str, LowRankWeights]
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     file = folder / "adapter_config.json"
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder; a LoRA adapter is a folder with adapter_config.json")
+    if not os.path.isdir(folder):  # False also for a name that no file can have
+        raise CheckpointError(
+            f"{str(folder)[:200]}: no such folder; a LoRA adapter is a folder with adapter_config.json"
+        )
     try:
         settings = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
@@ -17,6 +18,8 @@ from puyulm.engine.thinking import ThinkingBudget
 from puyulm.errors import GenerationError, QueueFull
 
 T = TypeVar("T")
+
+CLOSED = "the engine is closed"
 
 
 class Ticket:
@@ -67,6 +70,7 @@ class AsyncEngine:
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._closing = False
+        # By the request's number. Its own `on_event` must not hold it, or it would outlive its end.
         self._tickets: dict[int, Ticket] = {}
         self._fresh: dict[int, list[TokenEvent]] = {}
         self._thread = threading.Thread(target=self._work, name="puyulm-engine", daemon=True)
@@ -121,14 +125,13 @@ class AsyncEngine:
                 raise QueueFull(f"{self.max_waiting} requests are waiting already: try again in a moment")
             request = self.engine.submit(
                 prompt, params, task=task, first_logprob=first_logprob, answer=answer,
-                thinking=thinking, adapter=adapter,
-                on_event=lambda event: self._fresh.setdefault(id(request), []).append(event),
+                thinking=thinking, adapter=adapter, on_event=self._note,
             )  # fmt: skip
             ticket.request = request
             if request.finished:
-                ticket.loop.call_soon_threadsafe(ticket.deliver, [], True)
+                _tell(ticket.loop, ticket.deliver, [], True)
             else:
-                self._tickets[id(request)] = ticket
+                self._tickets[request.index] = ticket
 
         try:
             await self.call(submit)
@@ -143,19 +146,26 @@ class AsyncEngine:
             self._put(lambda: self._abort(ticket))
 
     async def call(self, function: Callable[[], T]) -> T:
-        """Runs a function between two steps, in the engine's thread (to load an adapter, change weights, count)."""
+        """Runs a function between two steps, in the engine's thread (to load an adapter, change weights, count).
+
+        Raises:
+            GenerationError: The engine is closed, or its thread has died.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
         def run() -> None:
             try:
+                if self._closing:
+                    raise GenerationError(CLOSED)
                 result = function()
             except BaseException as error:
-                loop.call_soon_threadsafe(_fail, future, error)
+                _tell(loop, _fail, future, error)
             else:
-                loop.call_soon_threadsafe(_settle, future, result)
+                _tell(loop, _settle, future, result)
 
-        self._put(run)
+        if not self._put(run):
+            raise GenerationError(CLOSED)
         return await future
 
     def close(self) -> None:
@@ -178,36 +188,52 @@ class AsyncEngine:
     # In the engine's thread
 
     def _work(self) -> None:
-        while True:
-            with self._wake:
-                while not self._commands and self.engine.idle and not self._closing:
-                    self._wake.wait()
-                commands = list(self._commands)
-                self._commands.clear()
+        try:
+            while self._turn():
+                pass
+        finally:
+            self._end()
+
+    def _turn(self) -> bool:
+        """What was asked for, and a step; False once there is no other turn."""
+        with self._wake:
+            while not self._commands and self.engine.idle and not self._closing:
+                self._wake.wait()
             if self._closing:
-                break
-            for command in commands:
-                command()
-            if not self.engine.idle:
-                self._step()
+                return False
+            commands = list(self._commands)
+            self._commands.clear()
+        for command in commands:
+            command()
+        if not self.engine.idle:
+            self._step()
+        return True
+
+    def _end(self) -> None:
+        """Leaves nobody waiting, be it closed or dying of an error."""
+        with self._wake:
+            self._closing = True
+        for command in self._commands:
+            command()
         for ticket in list(self._tickets.values()):
-            self._abort(ticket)
+            with contextlib.suppress(Exception):  # whatever is wrong with the books of an engine that dies
+                self._abort(ticket)
 
     def _step(self) -> None:
         try:
             done = self.engine.step()
-        except Exception as error:
-            # What the step worked on cannot go on; the others were not touched.
-            done = list(self.engine.scheduler.running)
-            for request in done:
-                self.engine.scheduler.remove(request)
-                request.fail(f"{type(error).__name__}: {error}")
+        except Exception:  # which is told to those that it ended
+            requests = [ticket.request for ticket in self._tickets.values()]
+            done = [request for request in requests if request is not None and request.finished]
         self.last_step = time.monotonic()
         self._deliver(done)
 
+    def _note(self, event: TokenEvent) -> None:
+        self._fresh.setdefault(event.index, []).append(event)
+
     def _deliver(self, done: Sequence[Request]) -> None:
         """One message for each event loop, not one for each token."""
-        ended = {id(request) for request in done}
+        ended = {request.index for request in done}
         messages: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, list[TokenEvent], bool]]] = {}
         for key in {*self._fresh, *ended}:
             ticket = self._tickets.get(key)
@@ -217,24 +243,31 @@ class AsyncEngine:
         for key in ended:
             self._tickets.pop(key, None)
         for loop, message in messages.items():
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_deliver_all, message)
+            _tell(loop, _deliver_all, message)
 
     def _abort(self, ticket: Ticket) -> None:
         request = ticket.request
         if request is not None:
-            self.engine.abort(request)
-            self._fresh.pop(id(request), None)
-            self._tickets.pop(id(request), None)
-            if not ticket.loop.is_closed():
-                ticket.loop.call_soon_threadsafe(ticket.deliver, [], True)
+            try:
+                self.engine.abort(request)
+            finally:
+                self._fresh.pop(request.index, None)
+                self._tickets.pop(request.index, None)
+                _tell(ticket.loop, ticket.deliver, [], True)
 
-    def _put(self, command: Callable[[], None]) -> None:
+    def _put(self, command: Callable[[], None]) -> bool:
+        """Leaves something to the engine's thread. False: it is closed, and ends all there is by itself."""
         with self._wake:
-            if self._closing:
-                raise GenerationError("the engine is closed")
-            self._commands.append(command)
-            self._wake.notify()
+            if not self._closing:
+                self._commands.append(command)
+                self._wake.notify()
+            return not self._closing
+
+
+def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
+    """Calls a function in an event loop; where that has ended, so has everybody who waited in it."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, *arguments)
 
 
 def _deliver_all(message: Sequence[tuple[Ticket, list[TokenEvent], bool]]) -> None:

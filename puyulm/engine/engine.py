@@ -254,6 +254,7 @@ class Engine:
                 answer = AnswerText(StreamDecoder(self.tokenizer), params.stop)
         reach = len(prompt) + (params.max_new_tokens if task == "generate" else 0)
         number = self._submitted
+        self._submitted += 1
         request = Request(
             number if index is None else index, prompt, params, task=task, sampler=sampler, answer=answer,
             salt=root_digest(self.weights_version, lora and lora.version, ntk_length(config, reach)), stop_ids=stop_ids,
@@ -263,7 +264,6 @@ class Engine:
             request.finish_reason = "stop"  # nothing to judge
             return request
         self.scheduler.add(request)
-        self._submitted += 1
         return request
 
     def abort(self, request: Request, reason: FinishReason = "aborted") -> None:

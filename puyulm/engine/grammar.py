@@ -7,10 +7,13 @@ special tokens are never text and come only where a grammar asks for them by id.
 from __future__ import annotations
 
 import json
+import math
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
 WHITESPACE = r" |\n[ \t]{0,40}"
 
 COMPILED_GRAMMARS = 64  # that a compiler remembers
+MOST_REMAINDERS = 100_000  # of `multipleOf`: about 20 MB and a third of a second
+
+_MULTIPLE = re.compile(r'"multipleOf"\s*:\s*([-+.\deE]+)')
+_ESCAPE = re.compile(r"\\u00([\da-fA-F]{2})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +217,7 @@ class Matcher:
 def _compile(grammar: Grammar, vocabulary: LLTokenizer) -> LLMatcher:
     library = _library()
     try:
+        _check_multiples(grammar.text)
         source = _source(grammar)
         compiled = library.LLMatcher(
             vocabulary, source, log_level=0, limits=library.LLParserLimits(verbose_errors=False)
@@ -236,8 +244,28 @@ def _source(grammar: Grammar) -> str:
     return matcher.grammar_from_lark(text)
 
 
+def _check_multiples(text: str) -> None:
+    """Refuses what `llguidance` would work on for minutes and gigabytes without looking at its limits.
+
+    It counts remainders one by one. A schema may ask for several multiples at once, so theirs in common is what counts,
+    in steps of the last decimal place.
+
+    Raises:
+        ValueError: There are too many.
+    """
+    plain = _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
+    try:
+        numbers = {Decimal(number) for number in _MULTIPLE.findall(plain)} - {Decimal(0)}
+    except InvalidOperation:
+        return  # no JSON: the library says so
+    place = min([number.as_tuple().exponent for number in numbers if number.is_finite()], default=0)
+    wide = any(abs(number.adjusted()) > 12 for number in numbers) or abs(int(place)) > 12
+    if wide or math.lcm(*(int(number.scaleb(-min(int(place), 0))) for number in numbers)) > MOST_REMAINDERS:
+        raise ValueError(f"multipleOf: the least common multiple may have {MOST_REMAINDERS:,} steps at most")
+
+
 def _one_line(problem: str) -> str:
-    lines = (line.strip() for line in problem.split("<state>")[0].splitlines())
+    lines = (line.strip() for line in re.split("<state>|<backtrace>", problem)[0].splitlines())
     return "; ".join(line for line in lines if line.strip("^| "))
 
 

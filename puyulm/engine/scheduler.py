@@ -121,7 +121,7 @@ class Scheduler:
             if request.draft:
                 # Guesses may take only what the others' single tokens leave of budget and blocks.
                 others = len(self.running) - number
-                room = (len(request.blocks) + self.pool.free - others) * size - cached
+                room = (len(request.blocks) + max(self.pool.free - others, 0)) * size - cached
                 count = max(min(left + len(request.draft), budget - others, room), 1)
                 del request.draft[count - 1 :]
             if (cached + count + size - 1) // size > len(request.blocks) and not self._grow(request, cached + count):

@@ -10,6 +10,7 @@ import json
 import mimetypes
 import re
 from collections.abc import Mapping, Sequence
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ THOUGHTS, CALL, CODE, RESULT = "Thoughts", "Call of ", "Code", "Result of "
 INTERPRETER = "code"  # what the result after code is called; tools have names of their own
 
 _FENCED = re.compile(r"(`{3,})\w*\n(.*?)\n?\1\s*", re.DOTALL)
+_FOLD = re.compile(r"<details><summary>(.*?)</summary>\n\n((`{3,})\n.*?\n\3)\n\n</details>\n\n", re.DOTALL)
 
 Bubble = dict[str, Any]  # a message as Gradio shows it: role, content (a list of parts), metadata
 
@@ -70,21 +72,24 @@ class Shown:
 
 
 def question(text: str, files: Sequence[str], history: Sequence[Bubble], folder: Path) -> Bubble:
-    """The bubble of what somebody wrote and attached; after a call, it is the tool's result.
+    """The bubble of what somebody wrote and attached; after a call, it is the tool's result. Texts of files stand in
+    it, folded: Gradio cannot change a text beside a file.
 
     Args:
-        folder: Where files must lie.
+        folder: Where files must lie. They are removed from there.
 
     Raises:
         ApiError: There is nothing; or a file is not text.
     """
-    for file in files:
-        file_text(Path(file), folder)  # refused before it is shown
     if not text.strip() and not files:
         raise ApiError("write a question first")
-    content = [*({"path": file} for file in files), *([_text_part(text)] if text.strip() else [])]
+    paths = [Path(file) for file in files]
+    folds = [_folded(path.name, file_text(path, folder)) for path in paths]
+    for path in paths:
+        path.unlink(missing_ok=True)
     waits = waiting_call(history)
-    return {"role": "user", "content": content} | ({} if waits is None else {"metadata": {"title": RESULT + waits}})
+    metadata = None if waits is None else {"title": RESULT + waits}
+    return {"role": "user", "content": [text_part("".join(folds) + text)], "metadata": metadata}
 
 
 def settled(history: Sequence[Bubble]) -> list[Bubble]:
@@ -107,20 +112,13 @@ def waiting_call(history: Sequence[Bubble]) -> str | None:
     return open_calls[0]["function"]["name"] if open_calls else None
 
 
-def messages_of(history: Sequence[Bubble], folder: Path | None = None) -> list[dict[str, Any]]:
-    """The conversation that bubbles show, as messages of the protocol. Thoughts are not repeated to the model.
-
-    Args:
-        folder: Where files must lie; None leaves them out.
-
-    Raises:
-        ApiError: A file is gone, or is not text.
-    """
+def messages_of(history: Sequence[Bubble]) -> list[dict[str, Any]]:
+    """The conversation that bubbles show, as messages of the protocol. Thoughts are not repeated to the model."""
     messages: list[dict[str, Any]] = []
     for bubble in history:
-        text = text_of(bubble["content"], folder)
+        text = text_of(bubble)
         if bubble["role"] == "user":
-            messages.append(_asked(text, messages))
+            messages.append(_asked(_FOLD.sub(_unfolded, text).strip(), messages))
             continue
         title = str((bubble.get("metadata") or {}).get("title") or "")
         if not messages or messages[-1]["role"] != "assistant":
@@ -137,16 +135,15 @@ def messages_of(history: Sequence[Bubble], folder: Path | None = None) -> list[d
     return [message for message in messages if message["role"] != "assistant" or len(message) > 2 or message["content"]]
 
 
-def text_of(content: Sequence[Mapping[str, Any]], folder: Path | None = None) -> str:
-    """The text of a bubble's parts; also of the files among them, where there is a folder in which they may lie."""
-    texts = []
-    for part in content:
-        path = part.get("path") or (part.get("file") or {}).get("path")
-        if path is None:
-            texts.append(str(part.get("text") or ""))
-        elif folder is not None:
-            texts.append(f"{Path(path).name}:\n{fenced(file_text(Path(path), folder), '')}")
-    return "\n\n".join(texts)
+def text_of(bubble: Bubble) -> str:
+    """A bubble's text, as it was written."""
+    return "\n\n".join(str(part.get("text") or "") for part in bubble["content"])
+
+
+def text_part(text: str) -> dict[str, Any]:
+    """The only part of a bubble's content."""
+    # A bare string would lose its indentation on the way.
+    return {"type": "text", "text": text}
 
 
 def file_text(path: Path, folder: Path) -> str:
@@ -165,7 +162,7 @@ def file_text(path: Path, folder: Path) -> str:
     except UnicodeDecodeError:
         text = "\0"
     except OSError:
-        raise ApiError(f"{path.name}: is not kept any more: attach it again") from None
+        raise ApiError(f"{path.name}: is not there any more: attach it again") from None
     if "\0" in text:
         raise ApiError(f"{path.name}: this model reads text alone, and this file is none (in UTF-8)")
     return text
@@ -201,6 +198,14 @@ def unfenced(text: str) -> str:
     return text if found is None else found[2]
 
 
+def _folded(name: str, text: str) -> str:
+    return f"<details><summary>{escape(name)}</summary>\n\n{fenced(text, '')}\n\n</details>\n\n"
+
+
+def _unfolded(fold: re.Match[str]) -> str:
+    return f"{unescape(fold[1])}:\n{fold[2]}\n\n"
+
+
 def _bubble(title: str | None, text: str, *, growing: bool) -> Bubble:
     bubble: Bubble = {"role": "assistant", "metadata": None}
     if title is not None:
@@ -209,12 +214,7 @@ def _bubble(title: str | None, text: str, *, growing: bool) -> Bubble:
         bubble["metadata"] = {"title": title, **status}
         if title == CODE or title.startswith(CALL):
             text = fenced(text, "python" if title == CODE else "json")
-    return bubble | {"content": [_text_part(text)]}
-
-
-def _text_part(text: str) -> dict[str, Any]:
-    # A bare string would lose its indentation on the way.
-    return {"type": "text", "text": text}
+    return bubble | {"content": [text_part(text)]}
 
 
 def _is_json(text: str) -> bool:

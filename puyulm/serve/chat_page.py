@@ -1,14 +1,16 @@
 """The chat page, built on Gradio.
 
 It asks the engine directly, as the protocol's endpoints do. The conversation lives in the browser: the server keeps
-nothing of it but attached files, for a day at most.
+nothing of it.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from gradio.components import Component
 from puyulm.errors import PuyuError
 from puyulm.serve.answers import Answers
 from puyulm.serve.bubbles import (
-    INTERPRETER,
     RESULT,
     Bubble,
     Shown,
@@ -26,6 +27,8 @@ from puyulm.serve.bubbles import (
     question,
     read_tools,
     settled,
+    text_of,
+    text_part,
     waiting_call,
 )
 from puyulm.serve.chat_request import open_chat, read_chat
@@ -37,15 +40,18 @@ from puyulm.serve.state import ServerState
 
 log = logging.getLogger("puyulm.serve")
 
-KEEP_FILES = (600, 24 * 3600)  # seconds: how often attached files are looked at, and how old they may be
+FORGET = (600, 24 * 3600)  # seconds: how often files that no question was asked with are looked at, how old they may be
 _EVERY = 0.05  # seconds between two updates of the page
-_LATEX = [
+_LATEX: list[dict[str, str | bool]] = [
     {"left": "$$", "right": "$$", "display": True},
     {"left": "\\[", "right": "\\]", "display": True},
     {"left": "\\(", "right": "\\)", "display": False},
     {"left": "$", "right": "$", "display": False},
 ]
-_OFF: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+# What an event changes: the box, the conversation, the line about its speed.
+Changes = tuple[Any, Any, Any]
 
 
 class ChatPage:
@@ -62,9 +68,7 @@ class ChatPage:
 
     def build(self) -> gr.Blocks:
         """The page."""
-        with gr.Blocks(
-            title=self._state.name, fill_height=True, analytics_enabled=False, delete_cache=KEEP_FILES
-        ) as page:
+        with gr.Blocks(title=self._state.name, fill_height=True, analytics_enabled=False, delete_cache=FORGET) as page:
             gr.Markdown(f"### {self._state.name}", elem_id="model")
             chatbot = gr.Chatbot(
                 elem_id="chat", show_label=False, container=False, height="calc(100dvh - 17rem)", min_height=240,
@@ -78,21 +82,17 @@ class ChatPage:
             )  # fmt: skip
             with gr.Accordion("Settings", open=False, elem_id="settings"):
                 given = self._settings_of_answers()
-            both = [textbox, chatbot]
-            asked = textbox.submit(self.ask, both, both, **_OFF)
-            again = chatbot.retry(self.retry, chatbot, both, **_OFF)
-            edited = chatbot.edit(self.edit, chatbot, both, **_OFF)
-            answering = [
-                event.success(
-                    self.respond, [chatbot, *given], [chatbot, speed], concurrency_limit=None, show_progress="hidden",
-                    api_visibility="private", trigger_mode="once",
+            changed = [textbox, chatbot, speed]
+            answering: list[Any] = [
+                event(function, [*inputs, *given], changed, concurrency_limit=None, trigger_mode="multiple", **_QUIET)
+                for event, function, inputs in (
+                    (textbox.submit, self.ask, [textbox, chatbot]),
+                    (chatbot.retry, self.retry, [chatbot]),
+                    (chatbot.edit, self.edit, [chatbot]),
                 )
-                for event in (asked, again, edited)
-            ]  # fmt: skip
-            for event in answering:
-                event.then(self.settle, chatbot, both, **_OFF)
-            textbox.stop(self.settle, chatbot, both, cancels=answering, **_OFF)
-            chatbot.clear(self.settle, chatbot, both, cancels=answering, **_OFF)
+            ]
+            for event in (textbox.stop, chatbot.clear):
+                event(self.settle, chatbot, [textbox, chatbot], cancels=answering, queue=False, **_QUIET)
             page.unload(self.leave)
         return page
 
@@ -119,70 +119,97 @@ class ChatPage:
         )  # fmt: skip
         return [system, temperature, top_p, longest, seed, think, tools]
 
-    async def ask(self, typed: Mapping[str, Any], history: list[Bubble]) -> tuple[Any, list[Bubble]]:
-        """What was typed becomes a question, or the result of a call."""
+    async def ask(
+        self, typed: Mapping[str, Any], history: list[Bubble], request: gr.Request, *given: Any
+    ) -> AsyncGenerator[Changes, None]:
+        """What was typed becomes a question, or the result of a call, and is answered."""
+        kept, text, files = settled(history), str(typed.get("text") or ""), typed.get("files") or ()
         try:
-            asked = question(str(typed.get("text") or ""), typed.get("files") or (), history, self._folder)
-        except PuyuError as error:
-            raise _toast(error) from None
-        return _answering(), [*settled(history), asked]
+            asked = question(text, files, kept, self._folder) if text.strip() or files else None
+        except Exception as error:
+            _toast(error)
+            asked = None
+        if asked is None:
+            yield gr.skip(), gr.skip(), gr.skip()  # what there is stays in the box
+            return
+        async with aclosing(self._respond([*kept, asked], (asked, kept), request, *given)) as changes:
+            async for change in changes:
+                yield change
 
-    async def retry(self, history: list[Bubble]) -> tuple[Any, list[Bubble]]:
-        """The last answer is forgotten."""
-        kept = settled(history)
+    async def retry(self, history: list[Bubble], request: gr.Request, *given: Any) -> AsyncGenerator[Changes, None]:
+        """The last answer is forgotten, and another comes."""
+        before = settled(history)
+        kept = list(before)
         while kept and kept[-1]["role"] == "assistant":
             kept.pop()
-        return _answering(), kept
+        async with aclosing(self._respond(kept, (None, before), request, *given)) as changes:
+            async for change in changes:
+                yield change
 
-    async def edit(self, history: list[Bubble], edit: gr.EditData) -> tuple[Any, list[Bubble]]:
+    async def edit(
+        self, history: list[Bubble], edit: gr.EditData, request: gr.Request, *given: Any
+    ) -> AsyncGenerator[Changes, None]:
         """A question is asked in other words: what came after it is forgotten."""
         place = edit.index if isinstance(edit.index, int) else edit.index[0]
-        kept = settled(history[:place])
-        # What was typed was a question; its files stay with it.
-        files = [part for part in history[place]["content"] if "file" in part]
-        changed = question(str(edit.value), (), kept, self._folder)
-        return _answering(), [*kept, changed | {"content": [*files, *changed["content"]]}]
+        before = settled(history)
+        if edit.value == text_of(before[place]):  # Gradio tells of neighbours that were not changed, too
+            yield gr.skip(), gr.skip(), gr.skip()
+            return
+        kept = [*before[:place], before[place] | {"content": [text_part(edit.value)]}]
+        async with aclosing(self._respond(kept, (None, before), request, *given)) as changes:
+            async for change in changes:
+                yield change
 
     async def settle(self, history: list[Bubble]) -> tuple[Any, list[Bubble]]:
-        """The answer is there, or was stopped: the next question may come."""
-        box = gr.MultimodalTextbox(
-            interactive=True, submit_btn=True, stop_btn=False, placeholder=_placeholder(history), autofocus=True
-        )
-        return box, settled(history)
+        """The answer was stopped: the next question may come."""
+        return _box(history), settled(history)
 
     async def leave(self, request: gr.Request) -> None:
         """The tab was closed."""
         for answers in self._running.pop(str(request.session_hash), ()):
             answers.close()
 
-    async def respond(
-        self, history: list[Bubble], system: str, temperature: float, top_p: float, longest: int | None,
-        seed: int | None, think: bool, tools: str, request: gr.Request,
-    ) -> AsyncIterator[tuple[list[Bubble], str]]:  # fmt: skip
-        """The conversation with the answer as it grows, and a line about its speed."""
-        before = settled(history)
-        if (waits := waiting_call(before)) is not None:
-            yield before, _small(f"{_call_text(waits)} waits for its result, too")
-            return
-        base = self._state.params
-        fields = {
-            # What was left alone stays the model's own affair: deep thinking may want other values.
-            "temperature": None if temperature == base.temperature else temperature,
-            "top_p": None if top_p == base.top_p else top_p,
-            "max_tokens": longest, "seed": seed,
-        }  # fmt: skip
-        if self._state.chat_format.thinking_prompt is not None:
-            fields["enable_thinking"] = think
-        session = str(request.session_hash)
+    async def _respond(
+        self, history: list[Bubble], failed: tuple[Bubble | None, list[Bubble]], request: gr.Request, system: str,
+        temperature: float, top_p: float, longest: int | None, seed: int | None, think: bool, tools: str,
+    ) -> AsyncGenerator[Changes, None]:  # fmt: skip
+        """The conversation with the answer as it grows.
+
+        Args:
+            failed: What is in the box, and what is shown, when no answer comes.
+        """
+        yield gr.MultimodalTextbox(value=None, interactive=False, submit_btn=False, stop_btn=True), history, ""
+        bubbles: list[Bubble] = []
+        waits, base = waiting_call(history), self._state.params
         try:
-            self._admit(request)
-            messages = [*([{"role": "system", "content": system}] if system.strip() else []),
-                        *messages_of(before, self._folder)]  # fmt: skip
-            body = ChatBody.model_validate(fields | {"messages": messages, "tools": read_tools(tools)})
-            async for bubbles, note in self._answer(body, session):
-                yield [*before, *bubbles], note
+            if waits is None:
+                self._admit(request)
+                fields = {
+                    # What was left alone stays the model's own affair: deep thinking may want other values.
+                    "temperature": None if temperature == base.temperature else temperature,
+                    "top_p": None if top_p == base.top_p else top_p,
+                    "max_tokens": longest,
+                    "seed": seed,
+                    "tools": read_tools(tools),
+                    "messages": [
+                        *([{"role": "system", "content": system}] if system.strip() else []),
+                        *messages_of(history),
+                    ],
+                }
+                if self._state.chat_format.thinking_prompt is not None:
+                    fields["enable_thinking"] = think
+                body = ChatBody.model_validate(fields)
+                async with aclosing(self._answer(body, str(request.session_hash))) as growing:
+                    async for bubbles, note in growing:
+                        yield gr.skip(), [*history, *bubbles], note
         except Exception as error:
-            raise _toast(error) from None
+            _toast(error)
+            if not bubbles:
+                asked, before = failed
+                yield _box(before, None if asked is None else text_of(asked)), before, gr.skip()
+                return
+        shown = [*history, *settled(bubbles)]
+        yield _box(shown), shown, gr.skip()
 
     def _admit(self, request: gr.Request) -> None:
         """What the gate does for requests of the protocol."""
@@ -191,7 +218,7 @@ class ChatPage:
         if self._buckets is not None:
             self._buckets.admit(request.client.host if request.client else "")
 
-    async def _answer(self, body: ChatBody, session: str) -> AsyncIterator[tuple[list[Bubble], str]]:
+    async def _answer(self, body: ChatBody, session: str) -> AsyncGenerator[tuple[list[Bubble], str], None]:
         request = await read_chat(self._state, self._settings, body)
         answers, readers = await open_chat(self._state, request)
         self._running.setdefault(session, set()).add(answers)
@@ -212,9 +239,12 @@ class ChatPage:
                 del self._running[session]
 
 
-def _answering() -> Any:
-    """The box while an answer is written."""
-    return gr.MultimodalTextbox(value=None, interactive=False, submit_btn=False, stop_btn=True)
+def _box(history: Sequence[Bubble], text: str | None = None) -> Any:
+    """The box when something may be typed."""
+    return gr.MultimodalTextbox(
+        value=None if text is None else {"text": text, "files": []}, interactive=True, submit_btn=True, stop_btn=False,
+        placeholder=_placeholder(history),
+    )  # fmt: skip
 
 
 def _placeholder(history: Sequence[Bubble]) -> str:
@@ -222,23 +252,16 @@ def _placeholder(history: Sequence[Bubble]) -> str:
     return "Ask something" if waits is None else RESULT + waits
 
 
-def _call_text(name: str) -> str:
-    return "the code" if name == INTERPRETER else f"the call of {name}"
-
-
 def _speed(tokens: int, wait: float, seconds: float, cached: int | None) -> str:
     """A line about an answer: the first token's wait is told by itself, for it is the prompt's."""
     rate = f", {(tokens - 1) / seconds:.1f} a second" if tokens > 1 and seconds > 0 else ""
     spared = f"; {cached:,} tokens of the prompt were in the cache" if cached else ""
-    return _small(f"{tokens:,} tokens{rate}; the first after {wait:.2f} s{spared}")
+    return f"<small>{tokens:,} tokens{rate}; the first after {wait:.2f} s{spared}</small>"
 
 
-def _small(text: str) -> str:
-    return f"<small>{text}</small>"
-
-
-def _toast(error: Exception) -> gr.Error:
-    """An error as the page shows it: what is not meant for people stays in the log."""
+def _toast(error: Exception) -> None:
+    """Shows an error on the page; what is not meant for people stays in the log."""
     if not isinstance(error, PuyuError):
         log.error("the chat page failed", exc_info=error)
-    return gr.Error(error_body(error)["error"]["message"], title="This cannot be answered", print_exception=False)
+    # Raised as an error of Gradio's it would cover the whole conversation.
+    gr.Warning(escape(error_body(error)["error"]["message"], quote=False))

@@ -34,15 +34,15 @@ class _Prompt:
 
 async def completions(state: ServerState, settings: ServeSettings, body: CompletionBody, http: HttpRequest) -> Response:
     """Goes on with texts."""
+    adapter = state.adapter_for(body.model)
     if body.stream:
         prompts = await while_connected(http, _read(state, settings, body))
-        answers = await _open(state, body, prompts)
-        return EventStream(_stream(state, body, prompts, answers), answers.close)
-    return JSONResponse(await while_connected(http, _whole(state, settings, body)))
+        answers = await _open(state, body, prompts, adapter)
+        return EventStream(_stream(state, body, prompts, answers, adapter), answers.close)
+    return JSONResponse(await while_connected(http, _whole(state, settings, body, adapter)))
 
 
 async def _read(state: ServerState, settings: ServeSettings, body: CompletionBody) -> list[_Prompt]:
-    state.adapter_for(body.model)
     return await in_thread(lambda: _prompts(state, settings, body))
 
 
@@ -90,8 +90,10 @@ def _prompt(
     return _Prompt(ids, text, params)
 
 
-async def _open(state: ServerState, body: CompletionBody, prompts: Sequence[_Prompt]) -> Answers:
-    adapter, answers = state.adapter_for(body.model), Answers(state)
+async def _open(
+    state: ServerState, body: CompletionBody, prompts: Sequence[_Prompt], adapter: str | None
+) -> Answers:  # fmt: skip
+    answers = Answers(state)
     try:
         if body.max_tokens == 0:  # nothing but the prompts' own log-probabilities
             await answers.open(
@@ -109,16 +111,18 @@ async def _open(state: ServerState, body: CompletionBody, prompts: Sequence[_Pro
     return answers
 
 
-async def _whole(state: ServerState, settings: ServeSettings, body: CompletionBody) -> dict[str, Any]:
+async def _whole(
+    state: ServerState, settings: ServeSettings, body: CompletionBody, adapter: str | None
+) -> dict[str, Any]:  # fmt: skip
     prompts = await _read(state, settings, body)
-    answers = await _open(state, body, prompts)
+    answers = await _open(state, body, prompts, adapter)
     try:
         done = await answers.all()
     finally:
         answers.close()
     n = body.n or 1
     choices = [_choice(state, body, index, prompts[index // n], one) for index, one in enumerate(done)]
-    result = head(state, "text_completion", "cmpl-", state.adapter_for(body.model))
+    result = head(state, "text_completion", "cmpl-", adapter)
     return result | {"choices": choices, "usage": usage(done, range(0, len(done), n))}
 
 
@@ -152,9 +156,9 @@ def _logprobs(
 
 
 async def _stream(
-    state: ServerState, body: CompletionBody, prompts: Sequence[_Prompt], answers: Answers
+    state: ServerState, body: CompletionBody, prompts: Sequence[_Prompt], answers: Answers, adapter: str | None
 ) -> AsyncGenerator[str, None]:
-    start = head(state, "text_completion", "cmpl-", state.adapter_for(body.model))
+    start = head(state, "text_completion", "cmpl-", adapter)
     with_usage = body.stream_options is not None and body.stream_options.include_usage
     if with_usage:
         start["usage"] = None

@@ -100,7 +100,9 @@ def add_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         message = str(error.detail)
-        if error.status_code == 404:
+        if error.status_code == 400 and isinstance(error.__cause__, (ValueError, RecursionError)):
+            message = "the body cannot be read: JSON in UTF-8 is understood, not nested too deeply, with plain numbers"
+        elif error.status_code == 404:
             message = f"there is nothing at {request.url.path}"
         elif error.status_code == 405:
             message = f"{request.url.path} does not take {request.method}"

@@ -131,7 +131,8 @@ class Gate:
         if not self._keys:
             return _address(scope)
         kind, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-        given = key.strip().encode("latin-1", "replace")
+        key = key.strip()  # else blanks would make another client of the same key
+        given = key.encode("latin-1", "replace")
         # All are compared, so that the time tells nothing.
         right = sum(hmac.compare_digest(given, known) for known in self._keys)
         if kind.lower() == "bearer" and right:

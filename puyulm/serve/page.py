@@ -218,5 +218,6 @@ class _EndingStreams:
 _CSS = """
 .gradio-container { width: 100% !important; max-width: 56rem !important; margin: 0 auto !important; }
 #model h3 { margin: 0; }
+#chat .edit-textarea { min-width: min(34rem, 70vw) !important; min-height: 6rem; }
 #speed { min-height: 1.5rem; opacity: 0.7; }
 """

@@ -6,19 +6,38 @@ Besides OpenAI's fields there are those of the engine: `top_k`, `min_p`, `repeti
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 MAX_TOP = 20  # alternatives to a token, as in OpenAI's protocol
 MAX_INPUTS = 2048  # texts in one request, likewise
 
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+# Lists end at their first wrong item: an error for each of millions would take minutes, and gigabytes.
+FIRST = Field(fail_fast=True)
+
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
 JsonObject = dict[str, JsonValue]  # JSON's own types, and text that is Unicode
-TextOrIds = str | list[str] | Ids | list[Ids]
+JsonObjects = Annotated[list[JsonObject], FIRST]
+Texts = Annotated[list[str], FIRST]
+TextOrIds = str | Texts | Ids | Annotated[list[Ids], FIRST]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
-Conversation = Annotated[list[JsonObject], Field(min_length=1)]
+Conversation = Annotated[list[JsonObject], Field(min_length=1, fail_fast=True)]
+Conversations = Annotated[list[Conversation], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
+
+
+def _first_wrong(*kinds: type) -> Callable[[object], object]:
+    """Of an object with wrong values leaves the first of them, as `FIRST` does with lists."""
+
+    def first_wrong(data: object) -> object:
+        if not isinstance(data, dict):
+            return data
+        wrong = ((key, value) for key, value in data.items() if type(value) not in kinds)
+        return next(({key: value} for key, value in wrong), data)
+
+    return first_wrong
 
 
 class Body(BaseModel):
@@ -33,6 +52,9 @@ class Body(BaseModel):
     def _is_unicode(cls, data: object) -> object:
         """Half a surrogate pair, which JSON can spell, can neither be encoded nor sent back."""
         try:
+            json.dumps(data, ensure_ascii=False, default=repr).encode()  # a body of megabytes in no time
+            return data
+        except UnicodeEncodeError:
             where = _not_unicode(data)
         except RecursionError:
             raise ValueError("the body is nested too deeply") from None
@@ -82,14 +104,14 @@ class SamplingBody(Body):
     repetition_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Annotated[dict[str, float], BeforeValidator(_first_wrong(int, float))] | None = None
     seed: int | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=64)] | None = None
-    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=256)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=64, fail_fast=True)] | None = None
+    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=256, fail_fast=True)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     ignore_eos: bool | None = None
     regex: str | None = None
-    choice: Annotated[list[str], Field(min_length=1)] | None = None
+    choice: Annotated[list[str], Field(min_length=1, fail_fast=True)] | None = None
     grammar: str | None = None
     return_token_ids: bool | None = None
 
@@ -120,7 +142,7 @@ class ChatBody(SamplingBody, ThinkingBody):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = None
-    tools: list[JsonObject] | None = None
+    tools: JsonObjects | None = None
     tool_choice: Literal["none", "auto", "required"] | JsonObject | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
@@ -154,7 +176,7 @@ class PoolingBody(Body):
     """`POST /pooling`: `messages` (one conversation or several) or `input`."""
 
     input: TextOrIds | None = None
-    messages: Conversation | Annotated[list[Conversation], Field(min_length=1, max_length=MAX_INPUTS)] | None = None
+    messages: Conversation | Conversations | None = None
     encoding_format: Literal["float", "base64"] = "float"
     pooling: Literal["mean", "last"] = "mean"
 
@@ -162,16 +184,16 @@ class PoolingBody(Body):
 class ScoreBody(Body):
     """`POST /v1/score`: `messages`, or questions (`text_1`) and answers (`text_2`)."""
 
-    messages: Conversation | Annotated[list[Conversation], Field(min_length=1, max_length=MAX_INPUTS)] | None = None
-    text_1: str | list[str] | None = None
-    text_2: str | list[str] | None = None
+    messages: Conversation | Conversations | None = None
+    text_1: str | Texts | None = None
+    text_2: str | Texts | None = None
 
 
 class RerankBody(Body):
     """`POST /v1/rerank`."""
 
     query: str
-    documents: Annotated[list[str | JsonObject], Field(min_length=1, max_length=MAX_INPUTS)]
+    documents: Annotated[list[str | JsonObject], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool = True
 
@@ -181,7 +203,7 @@ class TokenizeBody(Body):
 
     prompt: str | None = None
     messages: Conversation | None = None
-    tools: list[JsonObject] | None = None
+    tools: JsonObjects | None = None
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
     return_token_strs: bool = False
@@ -190,7 +212,7 @@ class TokenizeBody(Body):
 class DetokenizeBody(Body):
     """`POST /detokenize`."""
 
-    tokens: list[Annotated[int, Field(ge=0)]]
+    tokens: Annotated[list[Annotated[int, Field(ge=0)]], FIRST]
     skip_special_tokens: bool = False
 
 
@@ -216,18 +238,18 @@ class ResponsesReasoning(BaseModel):
 class ResponsesBody(Body):
     """`POST /v1/responses`."""
 
-    input: str | Annotated[list[JsonObject], Field(min_length=1)]
+    input: str | Annotated[list[JsonObject], Field(min_length=1, fail_fast=True)]
     instructions: str | None = None
     stream: bool | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: float | None = None
     top_p: float | None = None
-    tools: list[JsonObject] | None = None
+    tools: JsonObjects | None = None
     tool_choice: Literal["none", "auto", "required"] | JsonObject | None = None
     parallel_tool_calls: bool | None = None
     text: JsonObject | None = None
     reasoning: ResponsesReasoning | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[dict[str, str], BeforeValidator(_first_wrong(str))] | None = None
     previous_response_id: str | None = None
     conversation: JsonValue = None
     background: bool | None = None

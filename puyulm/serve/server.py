@@ -103,12 +103,16 @@ def open_socket(address: Address) -> socket.socket:
         _check_certificate(address.certfile, address.keyfile)
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
-        return socket.create_server((address.host, address.port), family=family, backlog=2048)
+        listener = socket.create_server((address.host, address.port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise GenerationError(
             f"cannot listen at {address.host}:{address.port} ({reason}): choose another --host or --port"
         ) from None
+    # Connections inherit it. asyncio sees to it only for sockets that it has made itself, and without it a response's
+    # body, and every token of a stream, waits up to 40 ms for the client to confirm what came before.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def url_of(address: Address, listener: socket.socket) -> str:

@@ -48,6 +48,10 @@ def json_vocabulary(document: Json, settings: TokenizerSettings, path: Path) -> 
     )  # fmt: skip
 
 
+# Characters. The library lets other threads run only while it encodes a batch: megabytes take seconds.
+LONG = 20_000
+
+
 class JsonEncoder:
     """Encodes with the library, but from a copy of the file in which nothing special can be matched.
 
@@ -63,6 +67,8 @@ class JsonEncoder:
             raise TokenizerError(f"{path}: not a tokenizer that the tokenizers library can read: {error}") from None
 
     def encode(self, text: str) -> list[int]:
+        if len(text) > LONG:
+            return self.encode_batch([text])[0]
         return self._library.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:

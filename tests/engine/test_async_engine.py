@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +20,7 @@ from puyulm.engine.params import SamplingParams
 from puyulm.errors import GenerationError, QueueFull
 from puyulm.model.decoder import Decoder
 from tests.conftest import tiny_decoder
+from tests.waiting import wait_until
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=12, ignore_eos=True)
 MEMORY = 1 << 20
@@ -203,5 +207,122 @@ def test_closing_ends_what_runs(model: Decoder) -> None:
         assert ticket.request is not None and ticket.request.finish_reason == "aborted"
         with pytest.raises(GenerationError, match="closed"):
             await served.generate([5], GREEDY)
+
+    asyncio.run(main())
+
+
+class Occupied:
+    """Keeps the engine's thread in a call until it is let go."""
+
+    def __init__(self, served: AsyncEngine) -> None:
+        self.inside, self.go_on = threading.Event(), threading.Event()
+        self.served = served
+
+    def __call__(self) -> None:
+        self.inside.set()
+        assert self.go_on.wait(30)
+
+    async def begin(self) -> asyncio.Task[None]:
+        task = asyncio.create_task(self.served.call(self))
+        await asyncio.to_thread(self.inside.wait, 30)
+        return task
+
+    async def close(self) -> asyncio.Task[None]:
+        """Closes the engine, which has to wait."""
+        closing = asyncio.create_task(asyncio.to_thread(self.served.close))
+        while not self.served._closing:
+            await asyncio.sleep(0)
+        return closing
+
+
+def test_what_is_asked_while_the_engine_closes_is_refused(model: Decoder) -> None:
+    served = AsyncEngine(Engine(model, config=EngineConfig(memory=MEMORY)))
+    occupied = Occupied(served)
+
+    async def main() -> None:
+        await occupied.begin()
+        asked = [asyncio.create_task(served.call(lambda: 5)), asyncio.create_task(served.generate([5], GREEDY))]
+        cancelled = asyncio.create_task(served.generate([5], GREEDY))
+        await asyncio.sleep(0)
+        closing = await occupied.close()
+        cancelled.cancel()
+        occupied.go_on.set()
+        for task in asked:
+            with pytest.raises(GenerationError, match="closed"):
+                await asyncio.wait_for(task, 30)
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        await closing
+
+    asyncio.run(main())
+    served.close()
+
+
+def test_an_event_loop_that_ends_does_not_end_the_engine(served: AsyncEngine) -> None:
+    occupied = Occupied(served)
+
+    async def leave() -> None:
+        tasks = [await occupied.begin(), asyncio.create_task(served.generate([5], GREEDY))]
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in tasks)
+
+    asyncio.run(leave())
+    occupied.go_on.set()
+
+    async def main() -> None:
+        assert len((await served.generate([5], GREEDY)).ids) == 12
+        await settled(served)
+
+    asyncio.run(main())
+
+
+def test_nobody_waits_for_a_thread_that_has_died(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    served = AsyncEngine(Engine(model, config=EngineConfig(memory=MEMORY)))
+
+    async def main() -> None:
+        ticket = await served.open(prompt_of(5), GREEDY.evolve(max_new_tokens=400))
+        monkeypatch.setattr(served, "_deliver", lambda done: 1 // 0)
+        while await ticket.next() is not None:
+            pass
+        assert ticket.request is not None and ticket.request.finish_reason == "aborted"
+        await asyncio.to_thread(wait_until, lambda: not served.alive)
+        with pytest.raises(GenerationError, match="closed"):
+            await served.generate([5], GREEDY)
+        served.give_up(ticket)
+
+    asyncio.run(main())
+
+
+def test_a_finished_request_is_free_without_the_garbage_collector(served: AsyncEngine) -> None:
+    async def main() -> None:
+        ticket = await served.open(prompt_of(5), GREEDY)
+        while await ticket.next() is not None:
+            pass
+        request = weakref.ref(ticket.request)
+        del ticket
+        await served.call(lambda: None)
+        assert request() is None
+
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
+
+
+def test_leaving_what_needed_no_step_leaves_others_alone(served: AsyncEngine) -> None:
+    async def main() -> None:
+        occupied = Occupied(served)
+        begun = await occupied.begin()
+        nothing = asyncio.create_task(served.read([5], "logprobs", first_logprob=1))
+        answer = asyncio.create_task(served.generate([5], GREEDY))
+        await asyncio.sleep(0)
+        nothing.cancel()
+        await asyncio.sleep(0)
+        occupied.go_on.set()
+        await begun
+        assert len((await asyncio.wait_for(answer, 30)).ids) == 12
+        await settled(served)
 
     asyncio.run(main())

@@ -387,3 +387,32 @@ def test_types_other_than_float32_take_the_fused_kernel_to_the_same_end(decoder:
     for one, other in zip(expected, generate(decoder.double(), prompts, GREEDY), strict=True):
         assert one.ids == other.ids
         torch.testing.assert_close(torch.tensor(one.logprobs), torch.tensor(other.logprobs), atol=1e-4, rtol=0)
+
+
+def test_an_interrupted_step_ends_what_ran_and_nothing_answers_wrongly(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(decoder, config=EngineConfig(memory=1 << 20))
+    params = SamplingParams(temperature=0, max_new_tokens=12, ignore_eos=True)
+    expected = engine.generate([[5, 6, 7]], params)[0].ids
+    others = engine.stream([8, 9], params)
+    next(others)
+
+    def interrupted(hidden: torch.Tensor) -> torch.Tensor:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine.runner, "logits", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate([[5, 6, 7]], params)
+    with pytest.raises(GenerationError, match="KeyboardInterrupt"):
+        list(others)
+    engine.scheduler.check()
+    assert engine.idle and engine.generate([[5, 6, 7]], params)[0].ids == expected
+
+
+def test_more_alternatives_than_tokens_are_all_tokens(decoder: Decoder) -> None:
+    params = SamplingParams(max_new_tokens=1, logprobs=1000, prompt_logprobs=1000)
+    [done] = Engine(decoder, config=EngineConfig(memory=1 << 20)).generate([[5, 6, 7]], params)
+    assert done.prompt_top is not None
+    assert [len(top.ids) for top in (*done.top, *done.prompt_top)] == [decoder.config.vocab_size] * 3

@@ -212,3 +212,29 @@ def test_guesses_take_what_others_leave(count: int) -> None:
     pieces = scheduler.schedule()
     assert [piece.count for piece in pieces] == {1: [5], 3: [3, 1, 1]}[count]
     assert [len(request.draft) for request in requests] == {1: [4], 3: [2, 0, 0]}[count]
+
+
+def test_nobody_gives_way_for_guesses() -> None:
+    scheduler, cache = Scheduler(limits(num_blocks=6, max_running=2, step_tokens=40, prefix_cache=False)), FakeCache()
+    first, second = request_of(0, [1] * 8, 12), request_of(1, [2] * 8, 12)
+    for request in (first, second):
+        scheduler.add(request)
+    run_step(scheduler, cache)
+    run_step(scheduler, cache)
+    assert (first.cached, second.cached, scheduler.pool.free) == (9, 9, 0)
+    first.draft, second.draft = [7] * 6, [7] * 6
+    pieces = scheduler.schedule()
+    assert [(piece.request.index, piece.count) for piece in pieces] == [(0, 3), (1, 3)]
+    assert scheduler.preemptions == 0
+
+
+def test_guesses_leave_others_a_block_for_their_next_token() -> None:
+    scheduler, cache = Scheduler(limits(num_blocks=5, max_running=2, step_tokens=40, prefix_cache=False)), FakeCache()
+    first, second = request_of(0, [1] * 7, 12), request_of(1, [2] * 8, 9)
+    for request in (first, second):
+        scheduler.add(request)
+    run_step(scheduler, cache)
+    assert scheduler.pool.free == 1
+    first.draft = [7] * 6
+    assert [(piece.request.index, piece.count) for piece in scheduler.schedule()] == [(0, 1), (1, 1)]
+    assert scheduler.preemptions == 0

@@ -15,7 +15,7 @@ from puyulm.engine.cpu import pack_for_inference
 from puyulm.engine.engine import Engine
 from puyulm.engine.grammar import Grammar
 from puyulm.engine.params import SamplingParams
-from puyulm.engine.request import Completion
+from puyulm.engine.request import Completion, Request, TokenEvent
 from puyulm.engine.speculate import NgramIndex, Pace, Speculation, continuation
 from puyulm.errors import GenerationError
 from puyulm.model.config import RopeConfig
@@ -406,3 +406,26 @@ def test_a_draft_models_cache_is_counted() -> None:
     engine = engine_of(decoder, speculation=Speculation(draft=draft))
     assert engine.scheduler.limits.num_blocks == without * 2 // 3
     assert engine.speculator.runner.cache.num_blocks == engine.runner.cache.num_blocks  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_request_may_be_aborted_by_what_is_called_with_its_tokens(other: bool) -> None:
+    decoder = packed()
+    long = GREEDY.evolve(max_new_tokens=60)
+
+    def leave_after(length: int) -> None:
+        def leave(event: TokenEvent) -> None:
+            if requests[0].answer_length == length:
+                engine.abort(requests[other])
+
+        engine = engine_of(decoder, speculation=Speculation(draft=decoder))  # all guesses are right
+        requests: list[Request] = []
+        requests += [engine.submit(prompt_of(9), long, on_event=leave), engine.submit(prompt_of(20), long)]
+        while not engine.idle:
+            engine.step()
+        engine.scheduler.check()
+        assert engine.scheduler.pool.held == 0
+        assert requests[other].finish_reason == "aborted" and requests[not other].answer_length == 60
+
+    for length in range(1, 40):
+        leave_after(length)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,22 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from pydantic import ValidationError
 
 from puyulm.errors import GenerationError
 from puyulm.serve.limits import TokenBuckets
+from puyulm.serve.protocol import (
+    Body,
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    EmbeddingBody,
+    PoolingBody,
+    RerankBody,
+    ResponsesBody,
+    ScoreBody,
+)
+from puyulm.serve.server import Address, open_socket
 from puyulm.serve.settings import RateLimit, ServeSettings
 from tests.engine.checkpoints import write_checkpoint
 from tests.serve.servers import Running, running
@@ -117,6 +131,8 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_again(model: Path) -> No
             assert error(refused, 429)["type"] == "rate_limit_error"
             assert 1000 < int(refused.headers["retry-after"]) <= 1801
             assert first.get("/v1/models").status_code == 200  # costs nothing
+            with_blanks = {"Authorization": "Bearer   a"}  # the same client
+            assert first.post("/tokenize", json={"prompt": "a"}, headers=with_blanks).status_code == 429
         with server.http(headers={"Authorization": "Bearer b"}) as second:
             assert second.post("/tokenize", json={"prompt": "a"}).status_code == 200
 
@@ -154,6 +170,7 @@ def test_rates() -> None:
         (b"[]", None, "JSON object"),
         (b'"text"', None, "JSON object"),
         (b"\xff\xfe", None, ""),
+        (b'{"messages": "\xff"}', None, "UTF-8"),
         (b"[" * 2900, None, ""),
         (b'{"messages": ' + b"[" * 400 + b"]" * 400 + b"}", None, ""),
         (b'{"messages": [], "metadata": ' + b'{"a":' * 450 + b"1" + b"}" * 451, "messages", "at least 1"),
@@ -200,6 +217,38 @@ def test_bad_bodies(http: httpx.Client, body: bytes, param: str | None, says: st
     assert says in told["message"]
     if param is not None:
         assert told["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (ChatBody, {"messages": [1] * 50}),
+        (ChatBody, {"messages": [{}], "tools": [1] * 50}),
+        (ChatBody, {"messages": [{}], "logit_bias": {str(id): "much" for id in range(50)}}),
+        (ChatBody, {"messages": [{}], "stop": [1] * 50, "stop_token_ids": ["a"] * 50, "choice": [1] * 50}),
+        (CompletionBody, {"prompt": [[]] * 50}),
+        (CompletionBody, {"prompt": [[1], *([["a"] * 50] * 50)]}),
+        (EmbeddingBody, {"input": [None] * 50}),
+        (PoolingBody, {"messages": [[1] * 50] * 50}),
+        (ScoreBody, {"text_1": [1] * 50, "text_2": [1] * 50}),
+        (RerankBody, {"query": "a", "documents": [1] * 50}),
+        (DetokenizeBody, {"tokens": ["a"] * 50}),
+        (ResponsesBody, {"input": [1] * 50, "metadata": {str(id): 1 for id in range(50)}}),
+    ],
+)
+def test_a_body_wrong_in_many_places_has_few_errors(kind: type[Body], fields: dict[str, Any]) -> None:
+    """An error for each of millions of items would take minutes and gigabytes."""
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate(fields)
+    assert caught.value.error_count() <= 6  # kinds of a field, not items
+
+
+def test_nothing_waits_for_the_clients_confirmation() -> None:
+    """Without TCP_NODELAY every token of a stream may wait for the one before."""
+    with open_socket(Address(port=0)) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_paths_and_methods_that_are_not_there(http: httpx.Client) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from puyulm.engine.engine import Engine
 from puyulm.engine.load import load_chat_model
+from puyulm.engine.request import Request
 from tests.engine.adapters import write_adapter
 from tests.engine.checkpoints import write_checkpoint
 from tests.serve.servers import Running, running
@@ -68,6 +69,7 @@ def test_adapters_are_models_while_they_are_loaded(server: Running, folder: Path
 def test_what_cannot_be_loaded_changes_nothing(server: Running, adapters: list[Path], tmp_path: Path) -> None:
     assert post(server, "load", lora_name="model", lora_path=str(adapters[0])).status_code == 400
     assert post(server, "load", lora_name="x", lora_path=str(tmp_path / "nowhere")).status_code == 400
+    assert post(server, "load", lora_name="x", lora_path="x" * 5000).status_code == 400  # no file can be called so
     damaged = write_adapter(tmp_path / "damaged", server.state.config)
     (damaged / "adapter_model.safetensors").write_bytes(b"rubbish")
     refused = post(server, "load", lora_name="x", lora_path=str(damaged))
@@ -76,3 +78,22 @@ def test_what_cannot_be_loaded_changes_nothing(server: Running, adapters: list[P
     assert not server.state.adapters
     with server.client() as client:
         assert client.completions.create(model="model", prompt="hello", max_tokens=1).choices
+
+
+def test_an_answer_outlives_its_adapter(
+    server: Running, adapters: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """It is unloaded while the answer is written, just before its last token."""
+    assert post(server, "load", lora_name="brief", lora_path=str(adapters[0])).status_code == 200
+    step, forget = server.engine.step, server.state.adapters.pop
+
+    def last_step() -> list[Request]:
+        done = step()
+        if done and forget("brief", None) is not None:
+            server.engine.unload_adapter("brief")
+        return done
+
+    monkeypatch.setattr(server.engine, "step", last_step)
+    with server.client() as client:
+        answer = client.completions.create(model="brief", prompt="hello", max_tokens=3)
+    assert answer.model == "brief" and not server.state.adapters

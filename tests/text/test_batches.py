@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,27 @@ def test_threads_are_what_the_environment_says(
     assert sentencepiece_model._threads() == threads
     tokenizer = Tokenizer.load(sentencepiece_folder)
     assert tokenizer.encode_batch(["water", "今天"]) == [tokenizer.encode("water"), tokenizer.encode("今天")]
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "bytelevel"])
+def test_other_threads_run_while_a_long_text_is_encoded(request: pytest.FixtureRequest, kind: str) -> None:
+    """A server's other clients would wait for seconds if a library kept Python's lock."""
+    tokenizer = Tokenizer.load(request.getfixturevalue(f"{kind}_folder"))
+    text = made_text(600) * 20
+    turns, done = [0], threading.Event()
+
+    def count() -> None:
+        while not done.wait(0.0005):
+            turns[0] += 1
+
+    counter = threading.Thread(target=count)
+    counter.start()
+    try:
+        before = turns[0]
+        ids = tokenizer.encode(text)
+        meanwhile = turns[0] - before
+    finally:
+        done.set()
+        counter.join()
+    assert meanwhile > 10
+    assert tokenizer.decode(ids) == text

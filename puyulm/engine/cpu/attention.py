@@ -73,7 +73,7 @@ class NativeAttention:
             config.num_kv_heads, config.q_per_kv, config.head_dim, kind, torch.get_num_threads(),
             *(part.data_ptr() for part in self._held),
         )  # fmt: skip
-        self._pointer = ctypes.byref(self._step)
+        self.step_pointer = ctypes.addressof(self._step)
 
     @property
     def positions(self) -> Tensor:
@@ -93,7 +93,7 @@ class NativeAttention:
         k, v = (x if x.stride(2) == 1 else x.contiguous() for x in (k, v))
         out = torch.empty(q.shape)
         failed = self._run(
-            self._pointer, *self.cache.pointers[layer],
+            self.step_pointer, *self.cache.pointers[layer],
             q.data_ptr(), q.stride(0), q.stride(1),
             k.data_ptr(), k.stride(0), k.stride(1),
             v.data_ptr(), v.stride(0), v.stride(1),

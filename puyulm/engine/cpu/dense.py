@@ -43,7 +43,7 @@ class DenseLinear(nn.Module):
         self._bias = None if linear.bias is None else linear.bias.detach().float().contiguous()
         self._multiply = _library().dense_linear
         bias = None if self._bias is None else self._bias.data_ptr()
-        self._weight_arguments = (self.panels.data_ptr(), self.panels.dtype == torch.bfloat16, bias)
+        self.weight_arguments = (self.panels.data_ptr(), self.panels.dtype == torch.bfloat16, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., K]` -> `[..., N]`."""
@@ -65,7 +65,7 @@ class DenseLinear(nn.Module):
         if columns != self.in_features or out.numel() != rows * self.out_features:
             raise ValueError(f"a layer of {self.in_features} to {self.out_features}, not {columns} to {out.shape[-1]}")
         self._multiply(
-            x.data_ptr(), *self._weight_arguments, out.data_ptr(), rows, columns, self.out_features, add,
+            x.data_ptr(), *self.weight_arguments, out.data_ptr(), rows, columns, self.out_features, add,
             torch.get_num_threads(),
         )  # fmt: skip
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from puyulm.engine.cpu import block, dense, onednn
+from puyulm.engine.cpu.layers import fuse_layers
 from puyulm.model.decoder import Block, Decoder, RMSNorm
 
 
@@ -50,6 +51,7 @@ def pack_for_inference(model: Decoder, weights: torch.dtype | None = None) -> De
     if block.available():
         _replace(model, Block, lambda layer: block.CpuBlock(layer) if _can_add(layer) else layer)
     _replace(model, RMSNorm, block.CpuRMSNorm if block.available() else _widened)
+    fuse_layers(model)
     return model
 
 

@@ -197,12 +197,12 @@ class NativeKernel:
         pointers = (None if part is None else part.data_ptr() for part in parts)
         self._kept = parts  # what the structure points to
         self._weight = _Weight(*pointers, *sizes)
-        self._address = ctypes.addressof(self._weight)
+        self.address = ctypes.addressof(self._weight)
         self._multiply = library.quantised_multiply
 
     def __call__(self, x: Tensor, out: Tensor, add: bool) -> None:
         rows, inputs = x.shape
-        if self._multiply(self._address, x.data_ptr(), rows, out.data_ptr(), add, torch.get_num_threads()):
+        if self._multiply(self.address, x.data_ptr(), rows, out.data_ptr(), add, torch.get_num_threads()):
             raise MemoryError(f"no memory to round {rows} rows of {inputs} activations")
 
 
