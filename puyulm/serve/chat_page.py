@@ -106,10 +106,9 @@ class ChatPage:
             )
             top_p = gr.Slider(0.05, 1, params.top_p, step=0.05, label="Top-p", info="1: all tokens may be drawn")
         with gr.Row():
-            longest = gr.Number(
-                None, label="Longest answer", info="in tokens; empty: what the context has left", precision=0, minimum=1
-            )
-            seed = gr.Number(None, label="Seed", info="the same seed gives the same answer", precision=0)
+            # Not numbers of Gradio's: those turn into 0 where nothing was written.
+            longest = gr.Textbox("", label="Longest answer", info="in tokens; empty: what the context has left")
+            seed = gr.Textbox("", label="Seed", info="the same one gives the same answer; empty: any")
         think = gr.Checkbox(
             self._state.think, label="Deep thinking", visible=chat_format.thinking_prompt is not None, elem_id="think"
         )
@@ -152,10 +151,11 @@ class ChatPage:
         """A question is asked in other words: what came after it is forgotten."""
         place = edit.index if isinstance(edit.index, int) else edit.index[0]
         before = settled(history)
-        if edit.value == text_of(before[place]):  # Gradio tells of neighbours that were not changed, too
+        if edit.value == edit.previous_value:  # Gradio tells of neighbours that were not changed, too
             yield gr.skip(), gr.skip(), gr.skip()
             return
-        kept = [*before[:place], before[place] | {"content": [text_part(edit.value)]}]
+        before[place] |= {"content": [text_part(str(edit.previous_value))]}
+        kept = [*before[:place], before[place] | {"content": [text_part(str(edit.value))]}]
         async with aclosing(self._respond(kept, (None, before), request, *given)) as changes:
             async for change in changes:
                 yield change
@@ -171,7 +171,7 @@ class ChatPage:
 
     async def _respond(
         self, history: list[Bubble], failed: tuple[Bubble | None, list[Bubble]], request: gr.Request, system: str,
-        temperature: float, top_p: float, longest: int | None, seed: int | None, think: bool, tools: str,
+        temperature: float, top_p: float, longest: str, seed: str, think: bool, tools: str,
     ) -> AsyncGenerator[Changes, None]:  # fmt: skip
         """The conversation with the answer as it grows.
 
@@ -188,8 +188,8 @@ class ChatPage:
                     # What was left alone stays the model's own affair: deep thinking may want other values.
                     "temperature": None if temperature == base.temperature else temperature,
                     "top_p": None if top_p == base.top_p else top_p,
-                    "max_tokens": longest,
-                    "seed": seed,
+                    "max_tokens": _whole(longest, "Longest answer"),
+                    "seed": _whole(seed, "Seed"),
                     "tools": read_tools(tools),
                     "messages": [
                         *([{"role": "system", "content": system}] if system.strip() else []),
@@ -250,6 +250,18 @@ def _box(history: Sequence[Bubble], text: str | None = None) -> Any:
 def _placeholder(history: Sequence[Bubble]) -> str:
     waits = waiting_call(history)
     return "Ask something" if waits is None else RESULT + waits
+
+
+def _whole(text: str, label: str) -> int | None:
+    """The number in a field of the settings; None: it is empty.
+
+    Raises:
+        ApiError: It is none.
+    """
+    text = text.strip()
+    if not (text.isascii() and text.isdigit() and len(text) < 19) and text:
+        raise ApiError(f"{label}: must be a whole number, not {text[:50]!r}")
+    return int(text) if text else None
 
 
 def _speed(tokens: int, wait: float, seconds: float, cached: int | None) -> str:

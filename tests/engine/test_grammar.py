@@ -292,6 +292,13 @@ def test_looking_ahead_ends_where_the_grammar_forbids_the_draft(chat: GrammarCom
         (lambda: Grammar.json_schema({"const": object()}), "is not JSON"),
         (lambda: Grammar.lark("start: nowhere"), "nowhere"),
         (lambda: Grammar.lark("nonsense"), "grammar cannot be used"),
+        (lambda: Grammar.json_schema({"multipleOf": 999_983}), "least common multiple"),
+        (lambda: Grammar.json_schema({"allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]}), "least common multiple"),
+        (lambda: Grammar.json_schema({"allOf": [{"multipleOf": 0.01}, {"multipleOf": 99_991}]}), "least common"),
+        (lambda: Grammar.json_schema({"multipleOf": 1e300}), "least common multiple"),
+        (lambda: Grammar.json_schema({"multipleOf": 1e-300}), "least common multiple"),
+        (lambda: Grammar.lark('start: %json {"mul\\u0074ipleOf": 999983}'), "least common multiple"),
+        (lambda: Grammar.choice([f"word {number}" for number in range(70_000)]), "symbols.len()"),
         (lambda: Grammar.ebnf("rooot = "), "Expected ::="),
         (lambda: Grammar.choice([]), "list of non-empty texts"),
         (lambda: Grammar.choice(["a", ""]), "list of non-empty texts"),
@@ -300,7 +307,13 @@ def test_looking_ahead_ends_where_the_grammar_forbids_the_draft(chat: GrammarCom
 def test_a_bad_grammar_is_told_at_once_in_one_line(chat: GrammarCompiler, make: object, reason: str) -> None:
     with pytest.raises(GenerationError) as caught:
         chat.check(make())  # type: ignore[operator]
-    assert reason in str(caught.value) and "\n" not in str(caught.value)
+    assert reason in str(caught.value) and "\n" not in str(caught.value) and "unknown>" not in str(caught.value)
+
+
+@pytest.mark.parametrize("multiple", [7, 100, 0.01, 2.5, 1000, 1e-5, 1.0])
+def test_usual_multiples_can_be_asked_for(chat: GrammarCompiler, multiple: float) -> None:
+    chat.check(Grammar.json_schema({"type": "number", "multipleOf": multiple}))
+    chat.check(Grammar.json_schema({"properties": {"multipleOf": {"type": "number"}}, "const": '"multipleOf": 999983'}))
 
 
 def test_compiled_grammars_are_kept_and_stay_fresh(chat: GrammarCompiler) -> None:

@@ -17,11 +17,9 @@
 
 enum { PANEL = LANES, GROUP = 32, QUADS = GROUP / 4, QUAD_BYTES = 4 * PANEL };
 
-/* Panels that a single row of activations meets at once: as many streams from memory, which hide each other's waits. */
-enum { STREAMS = 4 };
-
-/* Bytes of a panel to ask memory for ahead of their use; less where several streams share the nearest cache. */
-enum { AHEAD = 8192, AHEAD_OF_STREAMS = 1024 };
+/* Bytes to ask memory for ahead of their use. A thread's panels follow one another, so it reads one long stream; several
+   panels at once, each a stream of its own, were slower. */
+enum { AHEAD = 8192 };
 
 /* Products that take as long as it takes to wake a thread. */
 enum { WORTH_THREADS = 1 << 17 };
@@ -109,8 +107,7 @@ INLINE v16 load_scales(const Weight *w, int64_t at) {
 /* Exact sums of one group of one panel for `rows` rows of activations. */
 INLINE void group_sums(int bits, int rows, const uint8_t *codes, const int8_t *x, int64_t stride, sums *to) {
     for (int row = 0; row < rows; row++) to[row] = sums_set(0);
-    const int ahead = rows == 1 ? AHEAD_OF_STREAMS : AHEAD;
-    for (int i = 0; i < (bits == 8 ? QUADS : QUADS / 2); i++) __builtin_prefetch(codes + ahead + 64 * i);
+    for (int i = 0; i < (bits == 8 ? QUADS : QUADS / 2); i++) __builtin_prefetch(codes + AHEAD + 64 * i);
 #pragma GCC unroll 8
     for (int quad = 0; quad < QUADS; quad++) {
         if (bits == 8) {
@@ -140,66 +137,54 @@ INLINE void store(const Weight *w, int64_t panel, v16 sum, float *out, int add) 
     }
 }
 
-/* `rows` rows of activations times `panels` panels. */
-INLINE void tile(int bits, int rows, int panels, const Weight *w, int64_t panel, Activations x, int64_t row,
-                 float *out, int add) {
+/* `rows` rows of activations times a panel. */
+INLINE void tile(int bits, int rows, const Weight *w, int64_t panel, Activations x, int64_t row, float *out, int add) {
     const int64_t group_bytes = (bits == 8 ? QUADS : QUADS / 2) * QUAD_BYTES, stride = w->groups * GROUP;
     const uint8_t *codes = w->codes + panel * w->groups * group_bytes;
-    v16 total[MANY_ROWS][STREAMS], weight_scales[STREAMS];
-    sums zeros[STREAMS], exact[MANY_ROWS];
-    for (int r = 0; r < rows; r++)
-        for (int p = 0; p < panels; p++) total[r][p] = v16_set(0);
-    for (int p = 0; p < panels; p++) weight_scales[p] = v16_set(0), zeros[p] = sums_set(8);
+    v16 total[MANY_ROWS];
+    sums zeros = sums_set(8), exact[MANY_ROWS];
+    for (int r = 0; r < rows; r++) total[r] = v16_set(0);
 
     for (int64_t s = 0, group = 0; s < w->scale_groups; s++) {
-#pragma GCC unroll 4
-        for (int p = 0; p < panels; p++) {
-            int64_t at = ((panel + p) * w->scale_groups + s) * PANEL;
-            weight_scales[p] = load_scales(w, at);
-            if (bits == 4 && w->zeros) zeros[p] = sums_load_bytes(w->zeros + at);
-        }
+        const int64_t of_panel = (panel * w->scale_groups + s) * PANEL;
+        const v16 weight_scales = load_scales(w, of_panel);
+        if (bits == 4 && w->zeros) zeros = sums_load_bytes(w->zeros + of_panel);
         for (int64_t i = 0; i < w->groups_per_scale; i++, group++) {
             const int64_t at = row * w->groups + group;
-#pragma GCC unroll 4
-            for (int p = 0; p < panels; p++) {
-                const uint8_t *from = codes + (p * w->groups + group) * group_bytes;
-                group_sums(bits, rows, from, x.codes + at * GROUP, stride, exact);
+            group_sums(bits, rows, codes + group * group_bytes, x.codes + at * GROUP, stride, exact);
 #pragma GCC unroll 8
-                for (int r = 0; r < rows; r++) {
-                    int64_t of = at + r * w->groups;
-                    sums sum = bits == 8 ? total_8bit(exact[r], x.sums[of]) : total_4bit(exact[r], zeros[p], x.sums[of]);
-                    v16 scales = v16_mul(weight_scales[p], v16_set(x.scales[of]));
-                    total[r][p] = v16_fma(v16_of_sums(sum), scales, total[r][p]);
-                }
+            for (int r = 0; r < rows; r++) {
+                int64_t of = at + r * w->groups;
+                sums sum = bits == 8 ? total_8bit(exact[r], x.sums[of]) : total_4bit(exact[r], zeros, x.sums[of]);
+                v16 scales = v16_mul(weight_scales, v16_set(x.scales[of]));
+                total[r] = v16_fma(v16_of_sums(sum), scales, total[r]);
             }
         }
     }
-    for (int r = 0; r < rows; r++)
-        for (int p = 0; p < panels; p++) store(w, panel + p, total[r][p], out + (row + r) * w->outputs, add);
+    for (int r = 0; r < rows; r++) store(w, panel, total[r], out + (row + r) * w->outputs, add);
 }
 
 typedef void Tile(const Weight *w, int64_t panel, Activations x, int64_t row, float *out, int add);
 
-#define TILE(name, rows, panels)                                                                       \
+#define TILE(name, rows)                                                                               \
     static void name(const Weight *w, int64_t panel, Activations x, int64_t row, float *out, int add) { \
         if (w->bits == 8)                                                                              \
-            tile(8, rows, panels, w, panel, x, row, out, add);                                         \
+            tile(8, rows, w, panel, x, row, out, add);                                                 \
         else                                                                                           \
-            tile(4, rows, panels, w, panel, x, row, out, add);                                         \
+            tile(4, rows, w, panel, x, row, out, add);                                                 \
     }
 
-TILE(one_row_streams, 1, STREAMS)
-TILE(one_row, 1, 1)
+TILE(one_row, 1)
 #if MANY_ROWS >= 4
-TILE(two_rows, 2, 1)
-TILE(three_rows, 3, 1)
-TILE(four_rows, 4, 1)
+TILE(two_rows, 2)
+TILE(three_rows, 3)
+TILE(four_rows, 4)
 #endif
 #if MANY_ROWS >= 8
-TILE(five_rows, 5, 1)
-TILE(six_rows, 6, 1)
-TILE(seven_rows, 7, 1)
-TILE(eight_rows, 8, 1)
+TILE(five_rows, 5)
+TILE(six_rows, 6)
+TILE(seven_rows, 7)
+TILE(eight_rows, 8)
 #endif
 
 /* By number of rows, less one. */
@@ -215,9 +200,6 @@ static Tile *const TILES[MANY_ROWS] = {
 
 static void multiply_panels(const Weight *w, int64_t panel, int64_t last, Activations x, int64_t rows, float *out,
                             int add) {
-    if (rows == 1 || MANY_ROWS == 1)
-        for (; panel + STREAMS <= last; panel += STREAMS)
-            for (int64_t row = 0; row < rows; row++) one_row_streams(w, panel, x, row, out, add);
     for (; panel < last; panel++)
         for (int64_t row = 0; row < rows; row += MANY_ROWS)
             TILES[(rows - row < MANY_ROWS ? rows - row : MANY_ROWS) - 1](w, panel, x, row, out, add);
@@ -238,8 +220,7 @@ void quantised_round(const float *x, int64_t rows, int64_t inputs, int8_t *codes
 int quantised_multiply(const Weight *w, const float *x, int64_t rows, float *out, int32_t add, int32_t threads) {
     const int64_t groups = rows * w->groups, panels = (w->outputs + PANEL - 1) / PANEL;
     if (rows * w->outputs * w->inputs < WORTH_THREADS) threads = 1;
-    /* Units of several panels, so that a thread's share does not break its streams. */
-    const int64_t units = (panels + STREAMS - 1) / STREAMS, parts = threads;
+    const int64_t parts = threads;
     char *memory = malloc(groups * (GROUP + sizeof(float) + sizeof(int32_t)) + 1);
     if (!memory) return 1;
     Activations rounded = {(int8_t *)(memory + groups * 8), (float *)memory, (int32_t *)(memory + groups * 4)};
@@ -249,10 +230,8 @@ int quantised_multiply(const Weight *w, const float *x, int64_t rows, float *out
         for (int64_t part = 0; part < parts; part++)
             round_groups(x, w->inputs, w->groups, rounded, groups * part / parts, groups * (part + 1) / parts);
 #pragma omp for schedule(static)
-        for (int64_t part = 0; part < parts; part++) {
-            int64_t first = units * part / parts * STREAMS, last = units * (part + 1) / parts * STREAMS;
-            multiply_panels(w, first, last < panels ? last : panels, rounded, rows, out, add);
-        }
+        for (int64_t part = 0; part < parts; part++)
+            multiply_panels(w, panels * part / parts, panels * (part + 1) / parts, rounded, rows, out, add);
     }
     free(memory);
     return 0;
