@@ -45,6 +45,10 @@ class GenerationError(PuyuError):
     """A request to generate cannot be served as asked."""
 
 
+class EngineLost(GenerationError):
+    """The engine cannot go on, whatever it is asked: the process must be started again."""
+
+
 class QueueFull(GenerationError):
     """Too many requests are waiting."""
 

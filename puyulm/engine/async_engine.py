@@ -15,7 +15,7 @@ from puyulm.engine.params import SamplingParams
 from puyulm.engine.request import Completion, Request, Task, TokenEvent
 from puyulm.engine.text import AnswerReader
 from puyulm.engine.thinking import ThinkingBudget
-from puyulm.errors import GenerationError, QueueFull
+from puyulm.errors import EngineLost, GenerationError, QueueFull
 
 T = TypeVar("T")
 
@@ -201,10 +201,9 @@ class AsyncEngine:
                 self._wake.wait()
             if self._closing:
                 return False
-            commands = list(self._commands)
-            self._commands.clear()
-        for command in commands:
-            command()
+            count = len(self._commands)
+        for _ in range(count):
+            self._commands.popleft()()
         if not self.engine.idle:
             self._step()
         return True
@@ -213,15 +212,16 @@ class AsyncEngine:
         """Leaves nobody waiting, be it closed or dying of an error."""
         with self._wake:
             self._closing = True
-        for command in self._commands:
-            command()
-        for ticket in list(self._tickets.values()):
+        left = [lambda ticket=ticket: self._abort(ticket) for ticket in self._tickets.values()]
+        for command in (*self._commands, *left):
             with contextlib.suppress(Exception):  # whatever is wrong with the books of an engine that dies
-                self._abort(ticket)
+                command()
 
     def _step(self) -> None:
         try:
             done = self.engine.step()
+        except EngineLost:
+            raise
         except Exception:  # which is told to those that it ended
             requests = [ticket.request for ticket in self._tickets.values()]
             done = [request for request in requests if request is not None and request.finished]

@@ -7,7 +7,9 @@ needs two sums over the ranks (Megatron-LM, section 3).
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, Literal
 
@@ -22,7 +24,7 @@ from puyulm.engine.config import EngineConfig
 from puyulm.engine.engine import Engine
 from puyulm.engine.paged import KVCache, StepLayout
 from puyulm.engine.runner import Runner
-from puyulm.errors import GenerationError
+from puyulm.errors import EngineLost, GenerationError
 from puyulm.model.config import ModelConfig
 from puyulm.model.decoder import Decoder, Linear
 from puyulm.parallel.tensor import layer_plan
@@ -137,24 +139,45 @@ class LeadingRunner(Runner):
     def __init__(self, model: Decoder, cache: KVCache, control: dist.ProcessGroup) -> None:
         super().__init__(model, cache)
         self._control = control
+        self._state: Literal["leading", "lost", "ended"] = "leading"
 
     def forward(self, ids: Tensor, layout: StepLayout) -> Tensor:
-        self._tell(("forward", (ids.cpu(), *_parts(layout))))
-        return super().forward(ids, layout)
+        with self._together(("forward", (ids.cpu(), *_parts(layout)))):
+            return super().forward(ids, layout)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         if not isinstance(self.model.head, GatheredLinear):
             return super().logits(hidden)
-        self._tell(("logits", hidden.cpu()))
-        return super().logits(hidden)
+        with self._together(("logits", hidden.cpu())):
+            return super().logits(hidden)
 
     def end(self) -> None:
-        """Lets the followers go."""
-        self._tell(("end", None))
+        """Lets the followers go, unless they are gone or lost."""
+        if self._state == "leading":
+            with self._together(("end", None)):
+                self._state = "ended"
 
-    def _tell(self, order: Order) -> None:
-        dist.broadcast_object_list([order], src=0, group=self._control)
+    @contextlib.contextmanager
+    def _together(self, order: Order) -> Iterator[None]:
+        """Tells the followers what this rank does inside.
+
+        Where it fails, they stay in the middle of it, and their sums would meet those of another step.
+
+        Raises:
+            EngineLost: That has happened before, or they were let go.
+        """
+        if self._state != "leading":
+            raise EngineLost(
+                "the engine is closed" if self._state == "ended"
+                else "a step has failed on the first of several processes, and the others wait for it: start them again"
+            )  # fmt: skip
+        try:
+            dist.broadcast_object_list([order], src=0, group=self._control)
+            yield
+        except BaseException:
+            self._state = "lost"
+            raise
 
 
 @torch.inference_mode()

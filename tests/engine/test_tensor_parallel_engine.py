@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
+from puyulm.engine.async_engine import AsyncEngine
 from puyulm.engine.config import EngineConfig
 from puyulm.engine.engine import Engine
 from puyulm.engine.params import SamplingParams
 from puyulm.engine.tensor import parallel_engine, split_for_inference
-from puyulm.errors import GenerationError
+from puyulm.errors import EngineLost, GenerationError
 from puyulm.model.decoder import Decoder
 from tests.conftest import tiny_decoder
 from tests.parallel.ranks import run_ranks
+from tests.waiting import wait_until
 
 SHAPES = {
     "v1": {"family": "internlm", "num_kv_heads": 4, "qkv_bias": True, "out_bias": True},
@@ -72,3 +76,33 @@ def test_ranks_answer_as_one(ranks: int, tmp_path: Path) -> None:
             assert one == pytest.approx(other, abs=1e-4)
         for one, other in zip(judged, expected_judged, strict=True):
             assert one == pytest.approx(other, abs=1e-4)
+
+
+def served_after_a_failure() -> bool:
+    """One rank alone: another would wait in the middle of the step, which is why nothing more may be asked of it."""
+    mesh = init_device_mesh("cpu", (1,))
+    for ends in (False, True):
+        engine = parallel_engine(split_for_inference(decoder_of("v1"), mesh), mesh, config=CONFIG)
+        assert engine is not None
+        if ends:
+            engine.close()
+            engine.close()
+        else:
+            broken = engine.model.layers[1].mlp
+            with patch.object(broken, "forward", side_effect=MemoryError), pytest.raises(MemoryError):
+                engine.generate(prompts(), PARAMS * 2)
+        with pytest.raises(EngineLost, match="closed" if ends else "start them again"):
+            engine.generate(prompts(), PARAMS * 2)
+    served = AsyncEngine(engine)
+
+    async def ask() -> str:
+        return (await served.generate([5], PARAMS[0])).finish_reason
+
+    assert asyncio.run(ask()) == "aborted"
+    wait_until(lambda: not served.alive)
+    engine.close()
+    return True
+
+
+def test_a_step_that_fails_is_the_last(tmp_path: Path) -> None:
+    assert run_ranks(1, served_after_a_failure, tmp_path) == [True]

@@ -43,8 +43,10 @@ INLINE sums add_4bit(sums sum, bytes w, bytes x) { return (sums){_mm512_dpbusd_e
 INLINE sums total_8bit(sums sum, int32_t x_sum) {
     return (sums){_mm512_sub_epi32(sum.a, _mm512_set1_epi32(128 * x_sum))};
 }
+/* Zeros fill the lower 16 bits of their lanes and the sum of activations fits in 16, so that the faster product of
+   pairs does. */
 INLINE sums total_4bit(sums sum, sums zeros, int32_t x_sum) {
-    return (sums){_mm512_sub_epi32(sum.a, _mm512_mullo_epi32(zeros.a, _mm512_set1_epi32(x_sum)))};
+    return (sums){_mm512_sub_epi32(sum.a, _mm512_madd_epi16(zeros.a, _mm512_set1_epi32(x_sum & 0xffff)))};
 }
 
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
@@ -123,8 +125,6 @@ INLINE sums add_4bit(sums sum, bytes w, bytes x) {
 INLINE sums total_8bit(sums sum, int32_t x_sum) {
     return (sums){total_8bit_lane(sum.a, x_sum), total_8bit_lane(sum.b, x_sum)};
 }
-/* Zeros fill the lower 16 bits of their lanes and the sum of activations fits in 16, so that the faster product of
-   pairs does. */
 INLINE sums total_4bit(sums sum, sums zeros, int32_t x_sum) {
     __m256i x = _mm256_set1_epi32(x_sum & 0xffff);
     return (sums){_mm256_sub_epi32(widen_4bit_lane(sum.a), _mm256_madd_epi16(zeros.a, x)),

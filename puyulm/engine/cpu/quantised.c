@@ -24,14 +24,19 @@ enum { AHEAD = 8192 };
 /* Products that take as long as it takes to wake a thread. */
 enum { WORTH_THREADS = 1 << 17 };
 
-/* Rows of activations for which sums fit in the registers. */
+/* Rows of activations for which sums fit in the registers; with many more rows, of fewer rows and two panels, which share
+   each activation that is loaded. */
 #if defined(__AVX512F__)
 #define MANY_ROWS 8
+#define PAIR_ROWS 6
 #elif defined(__AVX2__)
 #define MANY_ROWS 4
+#define PAIR_ROWS 0
 #else
 #define MANY_ROWS 1
+#define PAIR_ROWS 0
 #endif
+enum { MAX_PANELS = 2 };
 
 typedef struct {
     const uint8_t *codes;
@@ -104,23 +109,30 @@ INLINE v16 load_scales(const Weight *w, int64_t at) {
     return w->half ? v16_load_half((const uint16_t *)w->scales + at) : v16_load((const float *)w->scales + at);
 }
 
-/* Exact sums of one group of one panel for `rows` rows of activations. */
-INLINE void group_sums(int bits, int rows, const uint8_t *codes, const int8_t *x, int64_t stride, sums *to) {
-    for (int row = 0; row < rows; row++) to[row] = sums_set(0);
-    for (int i = 0; i < (bits == 8 ? QUADS : QUADS / 2); i++) __builtin_prefetch(codes + AHEAD + 64 * i);
+INLINE bytes quad_codes(int bits, const uint8_t *codes, int quad) {
+    if (bits == 8) return bytes_load(codes + quad * QUAD_BYTES);
+    bytes both = bytes_load(codes + quad / 2 * QUAD_BYTES);
+    return quad % 2 ? high_halves(both) : low_halves(both);
+}
+
+/* Exact sums of one group for `rows` rows of activations and `panels` panels, `apart` bytes from one to the next. */
+INLINE void group_sums(int bits, int rows, int panels, const uint8_t *codes, int64_t apart, const int8_t *x,
+                       int64_t stride, sums to[][MAX_PANELS]) {
+    for (int row = 0; row < rows; row++)
+        for (int p = 0; p < panels; p++) to[row][p] = sums_set(0);
+    if (panels == 1) /* a pair of panels meets so many rows that memory keeps up by itself */
+        for (int i = 0; i < (bits == 8 ? QUADS : QUADS / 2); i++) __builtin_prefetch(codes + AHEAD + 64 * i);
 #pragma GCC unroll 8
     for (int quad = 0; quad < QUADS; quad++) {
-        if (bits == 8) {
-            bytes w = bytes_load(codes + quad * QUAD_BYTES);
+        bytes w[MAX_PANELS];
+#pragma GCC unroll 2
+        for (int p = 0; p < panels; p++) w[p] = quad_codes(bits, codes + p * apart, quad);
 #pragma GCC unroll 8
-            for (int row = 0; row < rows; row++)
-                to[row] = add_8bit(to[row], w, bytes_repeat(x + row * stride + 4 * quad));
-        } else {
-            bytes both = bytes_load(codes + quad / 2 * QUAD_BYTES);
-            bytes w = quad % 2 ? high_halves(both) : low_halves(both);
-#pragma GCC unroll 8
-            for (int row = 0; row < rows; row++)
-                to[row] = add_4bit(to[row], w, bytes_repeat(x + row * stride + 4 * quad));
+        for (int row = 0; row < rows; row++) {
+            bytes repeated = bytes_repeat(x + row * stride + 4 * quad);
+#pragma GCC unroll 2
+            for (int p = 0; p < panels; p++)
+                to[row][p] = bits == 8 ? add_8bit(to[row][p], w[p], repeated) : add_4bit(to[row][p], w[p], repeated);
         }
     }
 }
@@ -137,54 +149,69 @@ INLINE void store(const Weight *w, int64_t panel, v16 sum, float *out, int add) 
     }
 }
 
-/* `rows` rows of activations times a panel. */
-INLINE void tile(int bits, int rows, const Weight *w, int64_t panel, Activations x, int64_t row, float *out, int add) {
+/* `rows` rows of activations times `panels` panels. */
+INLINE void tile(int bits, int rows, int panels, const Weight *w, int64_t panel, Activations x, int64_t row, float *out,
+                 int add) {
     const int64_t group_bytes = (bits == 8 ? QUADS : QUADS / 2) * QUAD_BYTES, stride = w->groups * GROUP;
     const uint8_t *codes = w->codes + panel * w->groups * group_bytes;
-    v16 total[MANY_ROWS];
-    sums zeros = sums_set(8), exact[MANY_ROWS];
-    for (int r = 0; r < rows; r++) total[r] = v16_set(0);
+    v16 total[MANY_ROWS][MAX_PANELS], weight_scales[MAX_PANELS];
+    sums zeros[MAX_PANELS], exact[MANY_ROWS][MAX_PANELS];
+    for (int r = 0; r < rows; r++)
+        for (int p = 0; p < panels; p++) total[r][p] = v16_set(0);
+    for (int p = 0; p < panels; p++) zeros[p] = sums_set(8);
 
     for (int64_t s = 0, group = 0; s < w->scale_groups; s++) {
-        const int64_t of_panel = (panel * w->scale_groups + s) * PANEL;
-        const v16 weight_scales = load_scales(w, of_panel);
-        if (bits == 4 && w->zeros) zeros = sums_load_bytes(w->zeros + of_panel);
+        for (int p = 0; p < panels; p++) {
+            const int64_t of_panel = ((panel + p) * w->scale_groups + s) * PANEL;
+            weight_scales[p] = load_scales(w, of_panel);
+            if (bits == 4 && w->zeros) zeros[p] = sums_load_bytes(w->zeros + of_panel);
+        }
         for (int64_t i = 0; i < w->groups_per_scale; i++, group++) {
             const int64_t at = row * w->groups + group;
-            group_sums(bits, rows, codes + group * group_bytes, x.codes + at * GROUP, stride, exact);
+            group_sums(bits, rows, panels, codes + group * group_bytes, w->groups * group_bytes, x.codes + at * GROUP,
+                       stride, exact);
 #pragma GCC unroll 8
             for (int r = 0; r < rows; r++) {
                 int64_t of = at + r * w->groups;
-                sums sum = bits == 8 ? total_8bit(exact[r], x.sums[of]) : total_4bit(exact[r], zeros, x.sums[of]);
-                v16 scales = v16_mul(weight_scales, v16_set(x.scales[of]));
-                total[r] = v16_fma(v16_of_sums(sum), scales, total[r]);
+                v16 scale = v16_set(x.scales[of]);
+#pragma GCC unroll 2
+                for (int p = 0; p < panels; p++) {
+                    sums sum = bits == 8 ? total_8bit(exact[r][p], x.sums[of])
+                                         : total_4bit(exact[r][p], zeros[p], x.sums[of]);
+                    total[r][p] = v16_fma(v16_of_sums(sum), v16_mul(weight_scales[p], scale), total[r][p]);
+                }
             }
         }
     }
-    for (int r = 0; r < rows; r++) store(w, panel, total[r], out + (row + r) * w->outputs, add);
+    for (int r = 0; r < rows; r++)
+        for (int p = 0; p < panels; p++) store(w, panel + p, total[r][p], out + (row + r) * w->outputs, add);
 }
 
 typedef void Tile(const Weight *w, int64_t panel, Activations x, int64_t row, float *out, int add);
 
-#define TILE(name, rows)                                                                               \
+#define TILE(name, rows, panels)                                                                       \
     static void name(const Weight *w, int64_t panel, Activations x, int64_t row, float *out, int add) { \
         if (w->bits == 8)                                                                              \
-            tile(8, rows, w, panel, x, row, out, add);                                                 \
+            tile(8, rows, panels, w, panel, x, row, out, add);                                         \
         else                                                                                           \
-            tile(4, rows, w, panel, x, row, out, add);                                                 \
+            tile(4, rows, panels, w, panel, x, row, out, add);                                         \
     }
 
-TILE(one_row, 1)
+TILE(one_row, 1, 1)
 #if MANY_ROWS >= 4
-TILE(two_rows, 2)
-TILE(three_rows, 3)
-TILE(four_rows, 4)
+TILE(two_rows, 2, 1)
+TILE(three_rows, 3, 1)
+TILE(four_rows, 4, 1)
 #endif
 #if MANY_ROWS >= 8
-TILE(five_rows, 5)
-TILE(six_rows, 6)
-TILE(seven_rows, 7)
-TILE(eight_rows, 8)
+TILE(five_rows, 5, 1)
+TILE(six_rows, 6, 1)
+TILE(seven_rows, 7, 1)
+TILE(eight_rows, 8, 1)
+#endif
+#if PAIR_ROWS
+TILE(five_rows_of_pair, 5, 2)
+TILE(six_rows_of_pair, 6, 2)
 #endif
 
 /* By number of rows, less one. */
@@ -200,6 +227,16 @@ static Tile *const TILES[MANY_ROWS] = {
 
 static void multiply_panels(const Weight *w, int64_t panel, int64_t last, Activations x, int64_t rows, float *out,
                             int add) {
+#if PAIR_ROWS
+    /* Tiles of six rows and of five: any number of rows from 20 on is made of these. */
+    const int64_t tiles = (rows + PAIR_ROWS - 1) / PAIR_ROWS;
+    if (rows >= 20)
+        for (; panel + 2 <= last; panel += 2)
+            for (int64_t i = 0; i < tiles; i++) {
+                int64_t row = i * rows / tiles;
+                (((i + 1) * rows / tiles - row) == PAIR_ROWS ? six_rows_of_pair : five_rows_of_pair)(w, panel, x, row, out, add);
+            }
+#endif
     for (; panel < last; panel++)
         for (int64_t row = 0; row < rows; row += MANY_ROWS)
             TILES[(rows - row < MANY_ROWS ? rows - row : MANY_ROWS) - 1](w, panel, x, row, out, add);
