@@ -64,7 +64,6 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         help="in how many bits keys and values are kept [%(default)s: those of the activations]",
     )  # fmt: skip
 
-
     add_speculation_flags(group)
 
 

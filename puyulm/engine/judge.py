@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from puyulm.engine.request import Request, TopLogprobs
+from puyulm.engine.sampler import most_likely
 from puyulm.engine.scheduler import Piece
 
 LOGITS_AT_ONCE = 1 << 24  # elements of logits in memory: 64 MiB in float32
@@ -18,38 +19,32 @@ Head = Callable[[Tensor], Tensor]  # [N, H] -> [N, V] logits in float32
 
 
 class Judged(NamedTuple):
-    """Log-probabilities of N tokens, and of each place's most likely tokens where they were asked for."""
+    """Log-probabilities of N tokens, and by place the most likely tokens where they were asked for."""
 
     logprobs: list[float]
-    top: list[TopLogprobs]
-
-
-def top_logprobs(logprobs: Tensor, count: int) -> list[TopLogprobs]:
-    """The `count` most likely tokens of each row of `[N, V]`, or all V."""
-    values, ids = logprobs.topk(min(count, logprobs.shape[-1]), dim=-1)
-    pairs = zip(ids.tolist(), values.tolist(), strict=True)
-    return [TopLogprobs(row_ids, row_values) for row_ids, row_values in pairs]
+    top: dict[int, TopLogprobs]
 
 
 @torch.inference_mode()
-def judge(hidden: Tensor, targets: Sequence[int], head: Head, vocab_size: int, top: int) -> Judged:
+def judge(hidden: Tensor, targets: Sequence[int], head: Head, vocab_size: int, tops: Sequence[int]) -> Judged:
     """How likely each target is after its hidden state. No more than `LOGITS_AT_ONCE` logits are ever held.
 
     Args:
         hidden: `[N, H]`, final-normed.
         targets: N ids.
-        top: Alternatives to list for each.
+        tops: How many of the most likely tokens each place lists.
     """
     logprobs: list[float] = []
-    alternatives: list[TopLogprobs] = []
+    alternatives: dict[int, TopLogprobs] = {}
     wanted = torch.tensor(targets, device=hidden.device)[:, None]
     step = max(LOGITS_AT_ONCE // vocab_size, 1)
     for rows, ids in zip(hidden.split(step), wanted.split(step), strict=True):
         # Not logsumexp: on CPUs its sum of a row depends on how many rows there are.
         judged = head(rows).log_softmax(-1)
+        start = len(logprobs)
         logprobs += judged.gather(1, ids).squeeze(1).tolist()
-        if top:
-            alternatives += top_logprobs(judged, top)
+        found = most_likely(judged, tops[start : start + len(ids)])
+        alternatives.update((start + row, TopLogprobs(*best)) for row, best in found.items())
     return Judged(logprobs, alternatives)
 
 
@@ -61,6 +56,7 @@ def judge_prompts(pieces: Sequence[Piece], hidden: Tensor, head: Head, vocab_siz
     """
     places: list[int] = []
     targets: list[int] = []
+    tops: list[int] = []
     owners: list[tuple[Request, int]] = []
     offset = 0
     for request, start, count in pieces:
@@ -69,19 +65,17 @@ def judge_prompts(pieces: Sequence[Piece], hidden: Tensor, head: Head, vocab_siz
             positions = range(max(first, start + 1), min(start + count, request.prompt_length - 1) + 1)
             places += [offset + position - 1 - start for position in positions]
             targets += [request.tokens[position] for position in positions]
+            tops += [request.params.prompt_logprobs or 0] * len(positions)
             owners.append((request, len(positions)))
         offset += count
     if not places:
         return
-    top = max(request.params.prompt_logprobs or 0 for request, _ in owners)
-    judged = judge(hidden[places], targets, head, vocab_size, top)
+    judged = judge(hidden[places], targets, head, vocab_size, tops)
     end = 0
     for request, count in owners:
         begin, end = end, end + count
         request.prompt_logprobs += judged.logprobs[begin:end]
-        if wanted := request.params.prompt_logprobs:
-            rows = judged.top[begin:end]
-            request.prompt_top += [TopLogprobs(row.ids[:wanted], row.logprobs[:wanted]) for row in rows]
+        request.prompt_top += [judged.top[place] for place in range(begin, end) if place in judged.top]
 
 
 def pool(pieces: Sequence[Piece], hidden: Tensor) -> None:

@@ -232,7 +232,7 @@ def _sample_block(logits: Tensor, rows: Sequence[RowSampler], start: int, result
     result.tokens.extend(tokens.tolist())
     result.logprobs.extend(logprobs.gather(1, tokens[:, None]).squeeze(1).tolist())
     result.errors.update((start + index, error) for index, error in errors.items())
-    top = _top(logprobs, [row.params.logprobs or 0 for row in rows])
+    top = most_likely(logprobs, [row.params.logprobs or 0 for row in rows])
     result.top.update((start + index, found) for index, found in top.items())
 
 
@@ -305,8 +305,8 @@ def edited(logits: Tensor, rows: Sequence[RowSampler]) -> tuple[Tensor, dict[int
     return scores, errors
 
 
-def _top(logprobs: Tensor, wanted: Sequence[int]) -> dict[int, tuple[list[int], list[float]]]:
-    """The most likely tokens of rows that want some."""
+def most_likely(logprobs: Tensor, wanted: Sequence[int]) -> dict[int, tuple[list[int], list[float]]]:
+    """The most likely tokens of rows of `[B, V]`, as many as each wants: their ids and log-probabilities, by row."""
     found: dict[int, tuple[list[int], list[float]]] = {}
     for few in (True, False):  # so that no row's ties are broken by a sort that another row's number has chosen
         asking = [index for index, count in enumerate(wanted) if count and (count <= TOP_LOGPROBS) == few]

@@ -7,6 +7,8 @@ knows nothing of ranks, caches or quantisation; those are applied from outside.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -115,6 +117,9 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
+RunLayers = Callable[[nn.ModuleList, Tensor, RopeTables, Attention], Tensor]
+
+
 def run_layers(layers: nn.ModuleList, x: Tensor, rope: RopeTables, attention: Attention) -> Tensor:
     """`[T, H]` through all layers."""
     for index, layer in enumerate(layers):
@@ -136,7 +141,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.run_layers = run_layers  # what runs all layers at once may take its place
+        self.run_layers: RunLayers = run_layers  # what runs all layers at once may take its place
         self.embed = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)

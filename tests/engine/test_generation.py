@@ -12,6 +12,7 @@ from torch import Tensor
 from puyulm.engine.config import EngineConfig
 from puyulm.engine.context import context_length, fit_to_context, ntk_length
 from puyulm.engine.engine import Engine
+from puyulm.engine.judge import judge
 from puyulm.engine.params import SamplingParams
 from puyulm.engine.request import Completion
 from puyulm.errors import GenerationError
@@ -416,3 +417,16 @@ def test_more_alternatives_than_tokens_are_all_tokens(decoder: Decoder) -> None:
     [done] = Engine(decoder, config=EngineConfig(memory=1 << 20)).generate([[5, 6, 7]], params)
     assert done.prompt_top is not None
     assert [len(top.ids) for top in (*done.top, *done.prompt_top)] == [decoder.config.vocab_size] * 3
+
+
+def test_how_many_alternatives_a_neighbour_lists_does_not_show() -> None:
+    """Which of equally likely tokens come first depends on the sort, and which sort on the number that is wanted."""
+    hidden = torch.zeros(2, 8)
+
+    def head(rows: Tensor) -> Tensor:
+        return torch.zeros(len(rows), 5000)
+
+    for other in (0, 3, 20, 100, 9999):
+        judged = judge(hidden, [1, 2], head, 5000, [3, other])
+        assert judged.top[0] == judge(hidden[:1], [1], head, 5000, [3]).top[0]
+        assert len(judged.top[1].ids if other else ()) == min(other, 5000)

@@ -134,7 +134,14 @@ def _group_size(layer: Any) -> int:
 
 def _kernels() -> _Kernels:
     libraries: list[Any] = [dense._library(), quantised._library(), *[block._library()] * 3, attention.library()]
-    names = ("dense_linear", "quantised_multiply", "block_rms_norm", "block_rotate_qkv", "block_swiglu", "paged_attention")
+    names = (
+        "dense_linear",
+        "quantised_multiply",
+        "block_rms_norm",
+        "block_rotate_qkv",
+        "block_swiglu",
+        "paged_attention",
+    )
     addresses = (
         None if library is None else ctypes.cast(getattr(library, name), _POINTER).value
         for library, name in zip(libraries, names, strict=True)
