@@ -337,7 +337,10 @@ class Engine:
             self.speculator.complete(pieces, self.scheduler.tables)
         if self.adapters.active:
             self.adapters.place([(request.adapter, count) for request, _, count in pieces])
-        hidden = self.runner.run(pieces, self.scheduler.tables)
+        try:
+            hidden = self.runner.run(pieces, self.scheduler.tables)
+        finally:
+            self.adapters.leave()
         judge_prompts(pieces, hidden, self.runner.logits, self.model.config.vocab_size)
         pool(pieces, hidden)
         rows: list[int] = []

@@ -11,7 +11,7 @@ import math
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 # thread write white space for ever.
 WHITESPACE = r" |\n[ \t]{0,40}"
 
-COMPILED_GRAMMARS = 64  # that a compiler remembers
+COMPILED_GRAMMARS = 16  # that a compiler remembers
+MAX_CHOICES = 2000
+MOST_STATES = 50_000  # of one grammar's lexer, which keeps them for all its answers: some 30 MB
 MOST_REMAINDERS = 100_000  # of `multipleOf`: about 20 MB and a third of a second
 
 _MULTIPLE = re.compile(r'"multipleOf"\s*:\s*([-+.\deE]+)')
@@ -82,11 +84,14 @@ class Grammar:
         """One of some texts.
 
         Raises:
-            GenerationError: There are none, or one is empty.
+            GenerationError: There are none, more than `MAX_CHOICES`, or one is empty.
         """
         if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
-            raise GenerationError(f"choices must be a list of non-empty texts, not {texts!r}")
-        return cls("lark", "start: " + " | ".join(map(literal, texts)))
+            raise GenerationError(f"choice: must be a list of non-empty texts, not {repr(texts)[:80]}")
+        if len(texts) > MAX_CHOICES:
+            raise GenerationError(f"choice: holds {len(texts):,} texts, but {MAX_CHOICES:,} is the most")
+        # A terminal: of alternatives in a rule the parser would follow each by itself.
+        return cls("lark", "start: CHOICE\nCHOICE: " + " | ".join(map(literal, texts)))
 
     @classmethod
     def lark(cls, text: str) -> Grammar:
@@ -127,7 +132,8 @@ class GrammarCompiler:
 
     def matcher(self, grammar: Grammar) -> Matcher:
         """A matcher for one answer. Errors as in `check`."""
-        return Matcher(self._start(grammar).deep_copy(), self.vocabulary)
+        start = self._start(grammar)
+        return Matcher(start.deep_copy(), self.vocabulary, lambda: self._forget(grammar, start))
 
     @property
     def vocabulary(self) -> LLTokenizer:
@@ -136,6 +142,12 @@ class GrammarCompiler:
             if self._vocabulary is None:
                 self._vocabulary = _vocabulary(self.tokenizer)
             return self._vocabulary
+
+    def _forget(self, grammar: Grammar, failed: LLMatcher) -> None:
+        """Frees a grammar that grew too complex; the tables that it grew in are those of all its copies."""
+        with self._lock:
+            if self._compiled.get(grammar) is failed:
+                del self._compiled[grammar]
 
     def _start(self, grammar: Grammar) -> LLMatcher:
         """The matcher before any token, not to be changed."""
@@ -152,11 +164,16 @@ class GrammarCompiler:
 
 
 class Matcher:
-    """Where one answer stands in its grammar."""
+    """Where one answer stands in its grammar.
 
-    def __init__(self, matcher: LLMatcher, vocabulary: LLTokenizer) -> None:
+    Args:
+        on_failure: Called when the grammar cannot be followed any further.
+    """
+
+    def __init__(self, matcher: LLMatcher, vocabulary: LLTokenizer, on_failure: Callable[[], None]) -> None:
         self._matcher = matcher
         self._vocabulary = vocabulary
+        self._on_failure = on_failure
 
     @property
     def may_end(self) -> bool:
@@ -207,10 +224,11 @@ class Matcher:
 
     def fork(self) -> Matcher:
         """A copy that goes its own way."""
-        return Matcher(self._matcher.deep_copy(), self._vocabulary)
+        return Matcher(self._matcher.deep_copy(), self._vocabulary, self._on_failure)
 
     def _raise_error(self) -> None:
         if self._matcher.is_error():
+            self._on_failure()
             raise GenerationError(f"the grammar cannot be followed: {_one_line(self._matcher.get_error())}")
 
 
@@ -220,7 +238,10 @@ def _compile(grammar: Grammar, vocabulary: LLTokenizer) -> LLMatcher:
         _check_multiples(grammar.text)
         source = _source(grammar)
         compiled = library.LLMatcher(
-            vocabulary, source, log_level=0, limits=library.LLParserLimits(verbose_errors=False)
+            vocabulary,
+            source,
+            log_level=0,
+            limits=library.LLParserLimits(verbose_errors=False, max_lexer_states=MOST_STATES),
         )
         problem = compiled.get_error()
     except (ValueError, library.gbnf_to_lark.GbnfToLarkError) as error:

@@ -189,6 +189,10 @@ class AdapterBank:
             (adapter, None if sum(map(len, rows)) == start else _index(rows, device)) for adapter, rows in spans.items()
         ]
 
+    def leave(self) -> None:
+        """Ends what `place` has said: whoever else runs this model (another engine, a draft) has rows of its own."""
+        self._rows.groups = []
+
     def _check_whole(self, weights: Mapping[str, LowRankWeights]) -> None:
         for name, pair in weights.items():
             linear = self.model.get_submodule(name)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from puyulm.engine.grammar import Grammar, GrammarCompiler
+from puyulm.engine.grammar import MAX_CHOICES, Grammar, GrammarCompiler
 from puyulm.engine.params import SamplingParams
 from puyulm.engine.sampler import RowSampler, probabilities, sample
 from puyulm.engine.tool_grammar import tool_call_grammar
@@ -298,7 +298,7 @@ def test_looking_ahead_ends_where_the_grammar_forbids_the_draft(chat: GrammarCom
         (lambda: Grammar.json_schema({"multipleOf": 1e300}), "least common multiple"),
         (lambda: Grammar.json_schema({"multipleOf": 1e-300}), "least common multiple"),
         (lambda: Grammar.lark('start: %json {"mul\\u0074ipleOf": 999983}'), "least common multiple"),
-        (lambda: Grammar.choice([f"word {number}" for number in range(70_000)]), "symbols.len()"),
+        (lambda: Grammar.choice([f"word {number}" for number in range(2001)]), "2,000 is the most"),
         (lambda: Grammar.ebnf("rooot = "), "Expected ::="),
         (lambda: Grammar.choice([]), "list of non-empty texts"),
         (lambda: Grammar.choice(["a", ""]), "list of non-empty texts"),
@@ -322,6 +322,43 @@ def test_compiled_grammars_are_kept_and_stay_fresh(chat: GrammarCompiler) -> Non
     second = chat.matcher(Grammar.choice(["ab"]))
     mask = second.mask(chat.tokenizer.vocab_size)
     assert mask[chat.tokenizer.encode("ab", mid_text=True)[0]] and not second.may_end
+
+
+def test_as_many_choices_as_allowed_can_be_followed(chat: GrammarCompiler) -> None:
+    texts = [f"word number {number}" for number in range(MAX_CHOICES)]
+    for text in ("word number 1", "word number 1999"):
+        assert follows(chat, Grammar.choice(texts), text)
+    assert not follows(chat, Grammar.choice(texts), "word number 2000")
+
+
+def test_a_grammar_that_fails_is_forgotten(chat: GrammarCompiler) -> None:
+    compiler, grammar = GrammarCompiler(chat.tokenizer), Grammar.regex("(.{0,1000}a){0,1000}")
+    matcher = compiler.matcher(grammar).fork()
+    with pytest.raises(GenerationError, match="cannot be followed"):
+        for _ in range(1000):
+            mask = matcher.mask(chat.tokenizer.vocab_size)
+            matcher.consume(int(mask.nonzero()[0][-1]))
+    assert not compiler._compiled
+    newer = compiler.matcher(grammar)
+    with pytest.raises(GenerationError):
+        matcher.mask(chat.tokenizer.vocab_size)
+    assert compiler._compiled, "an older failure forgets what was compiled after it"
+    assert newer.mask(chat.tokenizer.vocab_size).any()
+
+
+def test_states_of_a_grammar_are_limited(chat: GrammarCompiler) -> None:
+    matcher = chat.matcher(Grammar.regex(r"(.|\n)*a(.|\n){3000}"))
+    dice = random.Random(0)
+    with pytest.raises(GenerationError, match="too many states: 50000"):
+        for _ in range(3000):
+            matcher.consume(dice.choice(matcher.mask(chat.tokenizer.vocab_size).nonzero()[0].tolist()))
+
+
+def test_few_compiled_grammars_are_kept(chat: GrammarCompiler) -> None:
+    compiler = GrammarCompiler(chat.tokenizer)
+    for number in range(20):
+        compiler.check(Grammar.choice([f"number {number}"]))
+    assert len(compiler._compiled) == 16
 
 
 def test_a_missing_library_names_the_extra(chat: GrammarCompiler, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -358,3 +358,14 @@ def test_weights_in_the_old_file_format(tmp_path: Path) -> None:
     torch.save(load_file(file), folder / "adapter_model.bin")
     file.unlink()
     check_equals_merged(decoder, merged, folder)
+
+
+def test_a_second_engine_of_a_model_has_nothing_of_the_firsts_adapters(tmp_path: Path) -> None:
+    decoder = tiny_decoder()
+    config = EngineConfig(memory=1 << 20)
+    params = SamplingParams(temperature=0, max_new_tokens=12, ignore_eos=True)
+    expected = Engine(decoder, config=config).generate([[5, 6, 7]], params)[0].ids
+    first = Engine(decoder, config=config)
+    first.load_adapter("a", write_adapter(tmp_path / "a", decoder.config))
+    assert first.generate([[5, 6, 7]], params, adapter="a")[0].ids != expected
+    assert Engine(decoder, config=config).generate([[5, 6, 7]], params)[0].ids == expected
