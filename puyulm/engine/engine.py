@@ -296,8 +296,10 @@ class Engine:
         Raises:
             GenerationError: Sequences are running, half with the old weights.
         """
-        if self.scheduler.running:
-            raise GenerationError(f"{len(self.scheduler.running)} requests are running: finish or abort them first")
+        # One that had to give its blocks back waits, but part of its answer is of the old weights.
+        begun = [one for one in self.scheduler.waiting if one.answer_length or one.prompt_logprobs]
+        if count := len(self.scheduler.running) + len(begun):
+            raise GenerationError(f"{count} requests are running: finish or abort them first")
         self.weights_version += 1
         self.scheduler.forget_prefixes()
 
