@@ -99,7 +99,7 @@ def llama_cpp_file(folder: Path, bits: str) -> Path:
 
 def ctranslate2_folder(folder: Path, bits: str) -> Path:
     """CTranslate2's files of a checkpoint, made where they are not there."""
-    from ctranslate2.converters import TransformersConverter  # type: ignore[import-not-found]
+    from ctranslate2.converters import TransformersConverter
 
     target = folder / f"ctranslate2-{bits}"
     if not target.exists():

@@ -89,7 +89,7 @@ def llama_cpp(path: str, bits: str, threads: int) -> Answer:
 
 
 def ctranslate2(path: str, bits: str, threads: int) -> Answer:
-    import ctranslate2 as lib  # type: ignore[import-not-found]
+    import ctranslate2 as lib
 
     from benchmarks.serving_models import token
 
@@ -108,7 +108,7 @@ def ctranslate2(path: str, bits: str, threads: int) -> Answer:
 def vllm(path: str, bits: str, threads: int) -> Answer:
     os.environ.update(VLLM_CPU_KVCACHE_SPACE="1", VLLM_NO_USAGE_STATS="1")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"0-{threads - 1}")
-    from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
+    from vllm import LLM, SamplingParams
 
     model = LLM(path, dtype="float32", skip_tokenizer_init=True, enable_prefix_caching=False, max_model_len=CONTEXT)
 

@@ -70,8 +70,8 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
 def add_speculation_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--speculate", metavar="KIND",
-        help="guess tokens ahead, which changes no answer: ngram (what followed before), or a small model with the same "
-        "vocabulary: checkpoint folder or name [off]",
+        help="guess tokens ahead, which changes no answer: ngram (what followed before), or a small model with the "
+        "same vocabulary: checkpoint folder or name [off]",
     )  # fmt: skip
 
 

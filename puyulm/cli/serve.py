@@ -60,7 +60,6 @@ def _add_process_flags(parser: argparse.ArgumentParser) -> None:
         help="N servers of the model behind this one address, for more requests at once; one that ends is started "
         "again; --max-queue is that of each [1]",
     )  # fmt: skip
-    group.add_argument("--ray", action="store_true", help="the replicas run on the machines of a Ray cluster")
     add_flag(group)
     group.add_argument("--uds", metavar="PATH", help=argparse.SUPPRESS)  # of a replica
     group.add_argument("--one-of", metavar="NUMBER/COUNT", help=argparse.SUPPRESS)
@@ -144,10 +143,6 @@ def run(args: argparse.Namespace) -> int:
         print("note: whoever reaches this machine may ask: --api-key lets in those alone who have it", file=sys.stderr)
     if follows(args):
         return _follow(args)
-    if args.ray:
-        from puyulm.cli.serve_many import serve_on_ray
-
-        return serve_on_ray(args, settings)
     if args.replicas > 1 and args.uds is None:
         from puyulm.cli.serve_many import serve_replicas
 
@@ -169,7 +164,7 @@ def _serve_one(args: argparse.Namespace, settings: ServeSettings, address: Addre
     listener = open_socket(address) if args.uds is None else None
     with listener or nullcontext(), tensor_ranks(args) as ranks:
         state = state_from_args(args, ranks.mesh)
-        report = _report(state)
+        report = _report(state, split=ranks.mesh is not None)
 
         def ready() -> None:
             if listener is None:
@@ -221,9 +216,10 @@ def settings_from_args(args: argparse.Namespace) -> ServeSettings:
         PuyuError: A flag is out of its range.
     """
     from puyulm.model.memory import parse_bytes
+    from puyulm.serve.limits import is_local
     from puyulm.serve.settings import RateLimit, ServeSettings
 
-    for flag, least in (("max_queue", 1), ("drain_seconds", 0), ("stall_seconds", 0)):
+    for flag, least in (("max_queue", 1), ("max_running", 1), ("drain_seconds", 0), ("stall_seconds", 0)):
         if not getattr(args, flag) >= least:
             raise GenerationError(f"--{flag.replace('_', '-')} must be {least} or more, not {getattr(args, flag)}")
     if args.replicas < 1:
@@ -236,8 +232,10 @@ def settings_from_args(args: argparse.Namespace) -> ServeSettings:
         return ServeSettings(
             max_body=parse_bytes(args.max_body), stall_seconds=args.stall_seconds, drain_seconds=args.drain_seconds
         )
+    keys = _keys(args)
     return ServeSettings(
-        api_keys=_keys(args), cors_origins=tuple(args.cors), max_body=parse_bytes(args.max_body),
+        api_keys=keys, local=not keys and is_local(args.host), cors_origins=tuple(args.cors),
+        max_body=parse_bytes(args.max_body),
         rate_limit=None if args.rate_limit is None else RateLimit.parse(args.rate_limit),
         stall_seconds=args.stall_seconds, drain_seconds=args.drain_seconds,
     )  # fmt: skip
@@ -352,8 +350,12 @@ def _adapter(text: str) -> tuple[str, str]:
     return name, path
 
 
-def _report(state: ServerState) -> Report:
-    """What there is to say when requests may come."""
+def _report(state: ServerState, *, split: bool) -> Report:
+    """What there is to say when requests may come.
+
+    Args:
+        split: The engine is split over processes.
+    """
     from puyulm.engine.paged import block_bytes
     from puyulm.model.memory import format_bytes
     from puyulm.serve.replicas import Report
@@ -362,8 +364,9 @@ def _report(state: ServerState) -> Report:
     limits = engine.scheduler.limits
     weight = engine.model.embed.weight
     size = limits.num_blocks * block_bytes(state.config, weight.dtype, engine.config.kv_type)
+    each = " in each process" if split else ""
     facts = (
-        f"{state.max_length:,} tokens of context; cache of {limits.tokens:,} tokens, {format_bytes(size)}; "
+        f"{state.max_length:,} tokens of context; cache of {limits.tokens:,} tokens, {format_bytes(size)}{each}; "
         f"up to {limits.max_running} answers at once; chat format {state.chat_format.name}"
     )
     return Report(state.name, facts, size)

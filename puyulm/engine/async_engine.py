@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections import deque
@@ -20,6 +21,7 @@ from puyulm.errors import EngineLost, GenerationError, QueueFull
 T = TypeVar("T")
 
 CLOSED = "the engine is closed"
+log = logging.getLogger("puyulm.engine")
 
 
 class Ticket:
@@ -149,7 +151,7 @@ class AsyncEngine:
         """Runs a function between two steps, in the engine's thread (to load an adapter, change weights, count).
 
         Raises:
-            GenerationError: The engine is closed, or its thread has died.
+            EngineLost: The engine is closed, or its thread has died.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -157,7 +159,7 @@ class AsyncEngine:
         def run() -> None:
             try:
                 if self._closing:
-                    raise GenerationError(CLOSED)
+                    raise EngineLost(CLOSED)
                 result = function()
             except BaseException as error:
                 _tell(loop, _fail, future, error)
@@ -165,7 +167,7 @@ class AsyncEngine:
                 _tell(loop, _settle, future, result)
 
         if not self._put(run):
-            raise GenerationError(CLOSED)
+            raise EngineLost(CLOSED)
         return await future
 
     def close(self) -> None:
@@ -203,10 +205,19 @@ class AsyncEngine:
                 return False
             count = len(self._commands)
         for _ in range(count):
-            self._commands.popleft()()
+            self._obey(self._commands.popleft())
         if not self.engine.idle:
             self._step()
         return True
+
+    def _obey(self, command: Callable[[], None]) -> None:
+        """What is asked for in one request's name must not end all the others."""
+        try:
+            command()
+        except EngineLost:
+            raise
+        except Exception:
+            log.exception("a request could not be taken out of the engine")
 
     def _end(self) -> None:
         """Leaves nobody waiting, be it closed or dying of an error."""

@@ -144,7 +144,7 @@ def block_bytes(
 
 
 def attention_for(cache: KVCache, layout: StepLayout) -> Attention:
-    """The fastest attention for this cache on this machine: compiled C on CPUs, numba without a compiler, Triton on CUDA
+    """The fastest attention for this cache here: compiled C on CPUs, numba without a compiler, Triton on CUDA
     devices, and plain PyTorch where none of them knows the type or the device."""
     if cache.transposed:
         from puyulm.engine.cpu.attention import cpu_attention

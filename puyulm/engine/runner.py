@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class Runner:
             self._decoded = self.graphs.run(ids, arrays)
             return self._decoded.hidden
         on_device, *parts = upload([ids, *arrays.parts], self.device)
-        return self.forward(on_device, StepLayout(*parts, counts=arrays.counts, ends=arrays.ends))
+        return self.forward(on_device, arrays.layout(parts))
 
     def forward(self, ids: Tensor, layout: StepLayout) -> Tensor:
         """Hidden states of tokens `[T]`."""
@@ -80,6 +80,11 @@ class StepArrays(NamedTuple):
     parts: tuple[NDArray, ...]
     counts: list[int]
     ends: list[int]
+
+    def layout(self, parts: Sequence[Tensor]) -> StepLayout:
+        """The layout whose tensors were brought to the device."""
+        fields: list[Any] = [*parts, self.counts, self.ends]
+        return StepLayout(*fields)
 
 
 def step_arrays(pieces: Sequence[Piece], tables: np.ndarray, block_size: int) -> StepArrays:

@@ -91,12 +91,12 @@ def _add_answers(app: FastAPI, state: ServerState, settings: ServeSettings) -> N
 
 def _add_readers(app: FastAPI, state: ServerState) -> None:
     @app.post("/v1/embeddings")
-    async def embeddings(body: EmbeddingBody, http: Request) -> dict[str, Any]:
+    async def embeddings(body: EmbeddingBody, http: Request) -> Response:
         """Vectors of texts."""
         return await scoring.embeddings(state, body, http)
 
     @app.post("/pooling")
-    async def pooling(body: PoolingBody, http: Request) -> dict[str, Any]:
+    async def pooling(body: PoolingBody, http: Request) -> Response:
         """Rewards of conversations, or vectors of texts."""
         return await scoring.pooling(state, body, http)
 
@@ -111,7 +111,7 @@ def _add_readers(app: FastAPI, state: ServerState) -> None:
         return await scoring.rerank(state, body, http)
 
     @app.post("/tokenize")
-    async def tokenize(body: TokenizeBody) -> dict[str, Any]:
+    async def tokenize(body: TokenizeBody) -> Response:
         """Ids of a text or of a conversation."""
         return await tokens.tokenize(state, body)
 

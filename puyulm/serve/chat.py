@@ -8,13 +8,14 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from puyulm.engine.chat_answer import ChatAnswer
 from puyulm.engine.request import Request, TokenEvent
 from puyulm.serve.answers import Answers
 from puyulm.serve.chat_request import ChatRequest, count_thoughts, open_chat, read_chat
 from puyulm.serve.connection import while_connected
+from puyulm.serve.prompts import json_response
 from puyulm.serve.protocol import ChatBody
 from puyulm.serve.settings import ServeSettings
 from puyulm.serve.shapes import chat_logprobs, head, stop_reason, usage
@@ -30,24 +31,27 @@ async def chat(state: ServerState, settings: ServeSettings, body: ChatBody, http
         request = await while_connected(http, read_chat(state, settings, body))
         answers, readers = await open_chat(state, request)
         return EventStream(_stream(state, body, request, answers, readers), answers.close)
-    return JSONResponse(await while_connected(http, _whole(state, settings, body)))
+    return await while_connected(http, _whole(state, settings, body))
 
 
-async def _whole(state: ServerState, settings: ServeSettings, body: ChatBody) -> dict[str, Any]:
+async def _whole(state: ServerState, settings: ServeSettings, body: ChatBody) -> Response:
     request = await read_chat(state, settings, body)
     answers, readers = await open_chat(state, request)
     try:
         done = await answers.all()
     finally:
         answers.close()
-    choices = [
-        _choice(state, body, index, one, reader) for index, (one, reader) in enumerate(zip(done, readers, strict=True))
-    ]
-    result = head(state, "chat.completion", "chatcmpl-", request.adapter)
-    result |= {"choices": choices, "usage": _usage(state, request, done)}
-    if body.return_token_ids:
-        result["prompt_token_ids"] = request.ids
-    return result
+
+    def result() -> dict[str, Any]:
+        pairs = enumerate(zip(done, readers, strict=True))
+        choices = [_choice(state, body, index, one, reader) for index, (one, reader) in pairs]
+        whole = head(state, "chat.completion", "chatcmpl-", request.adapter)
+        whole |= {"choices": choices, "usage": _usage(state, request, done)}
+        if body.return_token_ids:
+            whole["prompt_token_ids"] = request.ids
+        return whole
+
+    return await json_response(result)
 
 
 def _choice(state: ServerState, body: ChatBody, index: int, request: Request, reader: ChatAnswer) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from puyulm.engine.thinking import ThinkingBudget
 from puyulm.engine.tool_grammar import tool_call_grammar
 from puyulm.serve.answers import Answers, Job
 from puyulm.serve.errors import ApiError
-from puyulm.serve.prompts import chat_ids, in_thread, read_messages
+from puyulm.serve.prompts import chat_ids, check_grammar, check_messages, in_thread, read_messages
 from puyulm.serve.protocol import ChatBody
 from puyulm.serve.sampling import sampling_params, wanted_grammar
 from puyulm.serve.settings import ServeSettings
@@ -42,7 +42,9 @@ async def read_chat(state: ServerState, settings: ServeSettings, body: ChatBody)
         PuyuError: It cannot be served; the message names the field.
     """
     adapter = state.adapter_for(body.model)
-    return await in_thread(lambda: _read(state, settings, body, adapter))
+    request = await in_thread(lambda: _read(state, settings, body, adapter))
+    await check_grammar(state, request.params.grammar)
+    return request
 
 
 async def open_chat(state: ServerState, request: ChatRequest) -> tuple[Answers, list[ChatAnswer]]:
@@ -94,6 +96,7 @@ def _read(state: ServerState, settings: ServeSettings, body: ChatBody, adapter: 
     tools = body.tools if choice != "none" else None
     think, budget = _thinking(state, body)
     messages = read_messages(body.messages)
+    check_messages(state, messages)
     ids = chat_ids(
         state, messages, tools=tools, think=think, continue_final=bool(body.continue_final_message)
     )  # fmt: skip
@@ -173,10 +176,8 @@ def _grammar(
         grammar = tool_call_grammar(
             tools, choice, state.chat_format, state.tokenizer, parallel=body.parallel_tool_calls is not False
         )
-    if grammar is not None:
-        if body.ignore_eos:
-            raise ApiError("ignore_eos: an answer with a format ends where the format ends", param="ignore_eos")
-        state.grammars.check(grammar)
+    if grammar is not None and body.ignore_eos:
+        raise ApiError("ignore_eos: an answer with a format ends where the format ends", param="ignore_eos")
     return grammar
 
 

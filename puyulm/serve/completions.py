@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from puyulm.engine.grammar import Grammar
 from puyulm.engine.params import SamplingParams
@@ -16,11 +16,11 @@ from puyulm.serve.answers import Answers, Job
 from puyulm.serve.chat import answer_ids
 from puyulm.serve.connection import while_connected
 from puyulm.serve.errors import ApiError
-from puyulm.serve.prompts import in_thread, input_ids, list_of_inputs
+from puyulm.serve.prompts import check_grammar, in_thread, input_ids, json_response, list_of_inputs
 from puyulm.serve.protocol import MAX_INPUTS, CompletionBody
 from puyulm.serve.sampling import sampling_params, wanted_grammar
 from puyulm.serve.settings import ServeSettings
-from puyulm.serve.shapes import head, stop_reason, text_logprobs, usage
+from puyulm.serve.shapes import Place, head, stop_reason, text_logprobs, usage
 from puyulm.serve.state import ServerState
 from puyulm.serve.streaming import DONE, EventStream, event
 
@@ -39,11 +39,13 @@ async def completions(state: ServerState, settings: ServeSettings, body: Complet
         prompts = await while_connected(http, _read(state, settings, body))
         answers = await _open(state, body, prompts, adapter)
         return EventStream(_stream(state, body, prompts, answers, adapter), answers.close)
-    return JSONResponse(await while_connected(http, _whole(state, settings, body, adapter)))
+    return await while_connected(http, _whole(state, settings, body, adapter))
 
 
 async def _read(state: ServerState, settings: ServeSettings, body: CompletionBody) -> list[_Prompt]:
-    return await in_thread(lambda: _prompts(state, settings, body))
+    prompts = await in_thread(lambda: _prompts(state, settings, body))
+    await check_grammar(state, prompts[0].params.grammar)
+    return prompts
 
 
 def _prompts(state: ServerState, settings: ServeSettings, body: CompletionBody) -> list[_Prompt]:
@@ -55,10 +57,8 @@ def _prompts(state: ServerState, settings: ServeSettings, body: CompletionBody) 
             "send several requests", param="prompt",
         )  # fmt: skip
     grammar = wanted_grammar(body, body.response_format)
-    if grammar is not None:
-        if body.ignore_eos:
-            raise ApiError("ignore_eos: an answer with a format ends where the format ends", param="ignore_eos")
-        state.grammars.check(grammar)
+    if grammar is not None and body.ignore_eos:
+        raise ApiError("ignore_eos: an answer with a format ends where the format ends", param="ignore_eos")
     return [_prompt(state, settings, body, text, grammar) for text in inputs]
 
 
@@ -113,7 +113,7 @@ async def _open(
 
 async def _whole(
     state: ServerState, settings: ServeSettings, body: CompletionBody, adapter: str | None
-) -> dict[str, Any]:  # fmt: skip
+) -> Response:  # fmt: skip
     prompts = await _read(state, settings, body)
     answers = await _open(state, body, prompts, adapter)
     try:
@@ -121,9 +121,13 @@ async def _whole(
     finally:
         answers.close()
     n = body.n or 1
-    choices = [_choice(state, body, index, prompts[index // n], one) for index, one in enumerate(done)]
-    result = head(state, "text_completion", "cmpl-", adapter)
-    return result | {"choices": choices, "usage": usage(done, range(0, len(done), n))}
+
+    def result() -> dict[str, Any]:
+        choices = [_choice(state, body, index, prompts[index // n], one) for index, one in enumerate(done)]
+        start = head(state, "text_completion", "cmpl-", adapter)
+        return start | {"choices": choices, "usage": usage(done, range(0, len(done), n))}
+
+    return await json_response(result)
 
 
 def _choice(state: ServerState, body: CompletionBody, index: int, prompt: _Prompt, request: Request) -> dict[str, Any]:
@@ -148,10 +152,10 @@ def _logprobs(
     ids: list[int], logprobs: list[float | None], tops: list[Any],
 ) -> dict[str, Any]:  # fmt: skip
     if not body.echo:
-        return text_logprobs(state.tokenizer, ids, logprobs, tops, 0)
+        return text_logprobs(state.tokenizer, ids, logprobs, tops, Place())
     return text_logprobs(
         state.tokenizer, prompt.ids + ids, [None, *request.prompt_logprobs, *logprobs],
-        [None, *request.prompt_top, *tops], 0,
+        [None, *request.prompt_top, *tops], Place(),
     )  # fmt: skip
 
 
@@ -162,18 +166,22 @@ async def _stream(
     with_usage = body.stream_options is not None and body.stream_options.include_usage
     if with_usage:
         start["usage"] = None
-    n, lengths = body.n or 1, [0] * len(answers.tickets)
-    begun = [False] * len(lengths)
+    n = body.n or 1
+    places = [Place() for _ in answers.tickets]
+    begun = [False] * len(places)
     async for index, tokens, done in answers.parts():
         prompt, request = prompts[index // n], answers.request(index)
         text = "".join(token.text for token in tokens)
-        extras = _extras(state, body, request, tokens, lengths[index])
-        lengths[index] += len(text)
-        if not begun[index] and (tokens or done):
+        begins = not begun[index] and bool(tokens or done)
+        echoes = begins and bool(body.echo) and body.logprobs is not None
+        extras = _extras(state, body, request, tokens, None if echoes else places[index])
+        if begins:
             begun[index] = True
             text = prompt.text + text
-            if body.echo and body.logprobs is not None:
-                extras["logprobs"] = _echoed(state, prompt, request, tokens)
+            if echoes:
+                extras["logprobs"] = await in_thread(
+                    lambda one=(prompt, request, tokens, places[index]): _echoed(state, *one)  # type: ignore[misc]
+                )
             if body.return_token_ids:
                 extras["prompt_token_ids"] = prompt.ids
         if text or extras:
@@ -184,7 +192,7 @@ async def _stream(
             }
             yield event(start | {"choices": [last]})
     if with_usage:
-        done_requests = [answers.request(index) for index in range(len(lengths))]
+        done_requests = [answers.request(index) for index in range(len(places))]
         counted = usage(done_requests, range(0, len(done_requests), n))
         yield event(start | {"choices": [], "usage": counted})
     yield DONE
@@ -199,25 +207,27 @@ def _told(request: Request, tokens: Sequence[TokenEvent]) -> list[TokenEvent]:
 
 
 def _extras(
-    state: ServerState, body: CompletionBody, request: Request, tokens: Sequence[TokenEvent], offset: int
+    state: ServerState, body: CompletionBody, request: Request, tokens: Sequence[TokenEvent], place: Place | None
 ) -> dict[str, Any]:
     extras: dict[str, Any] = {}
     told = _told(request, tokens)
-    if body.logprobs is not None and told:
+    if body.logprobs is not None and told and place is not None:
         extras["logprobs"] = text_logprobs(
             state.tokenizer, [token.token for token in told], [token.logprob for token in told],
-            [token.top for token in told], offset,
+            [token.top for token in told], place,
         )  # fmt: skip
     if body.return_token_ids and tokens:
         extras["token_ids"] = [token.token for token in tokens]
     return extras
 
 
-def _echoed(state: ServerState, prompt: _Prompt, request: Request, tokens: Sequence[TokenEvent]) -> dict[str, Any]:
+def _echoed(
+    state: ServerState, prompt: _Prompt, request: Request, tokens: Sequence[TokenEvent], place: Place
+) -> dict[str, Any]:
     """Log-probabilities of the prompt and of the first tokens after it."""
     told = _told(request, tokens)
     return text_logprobs(
         state.tokenizer, prompt.ids + [token.token for token in told],
         [None, *request.prompt_logprobs, *(token.logprob for token in told)],
-        [None, *request.prompt_top, *(token.top for token in told)], 0,
+        [None, *request.prompt_top, *(token.top for token in told)], place,
     )  # fmt: skip

@@ -12,7 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from puyulm.errors import PuyuError, QueueFull
+from puyulm.errors import EngineLost, PuyuError, QueueFull
+from puyulm.serve.protocol import cut
 
 log = logging.getLogger("puyulm.serve")
 
@@ -60,7 +61,7 @@ def error_body(error: BaseException) -> dict[str, Any]:
     if isinstance(error, QueueFull):
         return _body(str(error), 429, code="queue_full")
     field = _FIELD.match(str(error))
-    return _body(str(error), 400, field[1] if field else None)
+    return _body(str(error), status_of(error), field[1] if field else None)
 
 
 def error_response(error: BaseException) -> Response:
@@ -75,6 +76,8 @@ def status_of(error: BaseException) -> int:
         return error.status
     if isinstance(error, QueueFull):
         return 429
+    if isinstance(error, EngineLost):
+        return 503
     return 400 if isinstance(error, PuyuError) else 500
 
 
@@ -136,6 +139,7 @@ def _invalid(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     depth = max(len(_place(error)) for error in own)
     deepest = [error for error in own if len(_place(error)) == depth]
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in _place(deepest[0])).lstrip(".")
+    field = cut(field)
     says = list(dict.fromkeys(_says(error) for error in deepest))
     value = deepest[0].get("input")
     shown = f", not {_short(value)}" if value is None or isinstance(value, str | int | float | bool) else ""

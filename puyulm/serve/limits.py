@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import ipaddress
 import re
 import time
 import uuid
@@ -20,6 +22,7 @@ from puyulm.serve.settings import RateLimit, ServeSettings
 
 OPEN_PATHS = frozenset({"/", "/health", "/version"})  # of people who look, and of load balancers: they have no key
 MAX_BUCKETS = 10_000
+MAX_BODIES = 16  # of the largest size, that all requests in progress may have sent together
 # Of the chat page, never of the protocol.
 _PAGE = re.compile(
     r"/(gradio_api/.*|assets/.*|static/.*|svelte/.*|config/?|theme\.css|login/?|logout|favicon\.ico|manifest\.json"
@@ -30,6 +33,15 @@ _PAGE = re.compile(
 def is_page_path(path: str) -> bool:
     """Whether a path is one of the chat page's."""
     return _PAGE.fullmatch(path) is not None
+
+
+def is_local(host: str) -> bool:
+    """Whether a host, with or without a port, can be this machine alone, whatever name servers say."""
+    name = host[1:].partition("]")[0] if host.startswith("[") else host if host.count(":") > 1 else host.split(":")[0]
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name.lower().rstrip(".") == "localhost"
 
 
 class TokenBuckets:
@@ -92,6 +104,7 @@ class Gate:
         self._settings = settings
         self._is_draining = is_draining
         self._keys = [key.encode() for key in settings.api_keys]
+        self._bodies = Bodies(settings)
         self._buckets = None if settings.rate_limit is None else TokenBuckets(settings.rate_limit)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,6 +116,7 @@ class Gate:
             request_id = uuid.uuid4().hex
         marked = _with_header(send, b"x-request-id", request_id.encode())
         try:
+            self._check_host(scope)
             if self._has_page and is_page_path(scope["path"]):
                 self._admit_page(scope)
             elif scope["path"] not in OPEN_PATHS:
@@ -110,7 +124,20 @@ class Gate:
         except ApiError as error:
             await error_response(error)(scope, receive, marked)
             return
-        await self.app(scope, _bounded(receive, self._settings.max_body), marked)
+        body = self._bodies.of(receive)
+        try:
+            await self.app(scope, body.receive, marked)
+        finally:
+            body.free()
+
+    def _check_host(self, scope: Scope) -> None:
+        """Refuses web pages whose name was given this machine's address to get past the browser's own rules."""
+        host = Headers(scope=scope).get("host", "")
+        if self._settings.local and host and not is_local(host):
+            raise ApiError(
+                f"this server answers as localhost alone, not as {host[:100]!r}: to let others in start it with "
+                "--api-key, or with another --host", status=403,
+            )  # fmt: skip
 
     def _admit(self, scope: Scope) -> None:
         client = self._client(scope)
@@ -118,6 +145,9 @@ class Gate:
             return
         if self._is_draining():
             raise ApiError("the server is about to end and takes no new requests", status=503, retry_after=5)
+        # A web page may send anything else anywhere without asking first.
+        if not _is_json(Headers(scope=scope).get("content-type", "")):
+            raise ApiError("the body must be JSON, sent with 'Content-Type: application/json'", status=415)
         if self._buckets is not None:
             self._buckets.admit(client)
 
@@ -149,21 +179,65 @@ def _address(scope: Scope) -> str:
     return str((scope.get("client") or ("",))[0])
 
 
-def _bounded(receive: Receive, most: int) -> Receive:
-    """`receive`, which refuses to read on after so many bytes."""
-    read = 0
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
-    async def bounded() -> Message:
-        nonlocal read
-        message = await receive()
+
+class Bodies:
+    """What requests in progress have sent; of all together there is a limit, too."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.settings = settings
+        self.held = 0  # bytes
+
+    def of(self, receive: Receive) -> Body:
+        return Body(self, receive)
+
+
+class Body:
+    """One request's body. Whoever makes it must `free` it."""
+
+    def __init__(self, bodies: Bodies, receive: Receive) -> None:
+        self._bodies, self._receive = bodies, receive
+        self._read = 0
+        self._deadline: float | None = None
+        self._whole = False
+
+    async def receive(self) -> Message:
+        """The next message.
+
+        Raises:
+            HTTPException: The body is too large, or too slow; or all together are too large. FastAPI hands on
+                exceptions of this kind alone while it reads a body.
+        """
+        if self._whole:
+            return await self._receive()
+        loop, settings = asyncio.get_running_loop(), self._bodies.settings
+        self._deadline = self._deadline or loop.time() + settings.body_seconds
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            detail = f"the body did not arrive within {settings.body_seconds:g} seconds"
+            raise HTTPException(408, detail, {"Connection": "close"}) from None
         if message["type"] == "http.request":
-            read += len(message.get("body", b""))
-            if read > most:
-                # FastAPI hands on exceptions of this kind alone while it reads a body.
-                raise HTTPException(413, f"the request has more than {most:,} bytes: send less at once")
+            self._count(len(message.get("body", b"")))
+            self._whole = not message.get("more_body")
         return message
 
-    return bounded
+    def free(self) -> None:
+        self._bodies.held -= self._read
+        self._read = 0
+
+    def _count(self, length: int) -> None:
+        most = self._bodies.settings.max_body
+        self._read += length
+        self._bodies.held += length
+        if self._read > most:
+            raise HTTPException(413, f"the request has more than {most:,} bytes: send less at once")
+        if self._bodies.held > MAX_BODIES * most:
+            raise HTTPException(429, "requests in progress are too large together: try again", {"Retry-After": "1"})
 
 
 def _with_header(send: Send, name: bytes, value: bytes) -> Send:

@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from starlette.responses import JSONResponse, Response
+
+from puyulm.engine.grammar import Grammar
 from puyulm.errors import ChatError
 from puyulm.serve.errors import ApiError
 from puyulm.serve.state import ServerState
@@ -30,6 +33,53 @@ async def in_thread(function: Callable[[], T]) -> T:
         return await asyncio.to_thread(function)
     except UnicodeEncodeError:
         raise ApiError("a text holds half a surrogate pair (\\ud800 to \\udfff): it is no Unicode text") from None
+
+
+async def json_response(content: Callable[[], Mapping[str, Any]]) -> Response:
+    """A response that may be long: of many vectors it is written in seconds. Errors as in `in_thread`."""
+    return await in_thread(lambda: JSONResponse(content()))
+
+
+async def check_grammar(state: ServerState, grammar: Grammar | None) -> None:
+    """Compiles a grammar, in threads of their own: hard ones must not keep the texts of others waiting.
+
+    Raises:
+        GenerationError: It cannot be used.
+    """
+    if grammar is not None:
+        await asyncio.get_running_loop().run_in_executor(state.compiling, state.grammars.check, grammar)
+
+
+def check_text(state: ServerState, length: int, field: str) -> None:
+    """Refuses at once what would be encoded for nothing.
+
+    Args:
+        length: Bytes of text.
+
+    Raises:
+        ApiError: Even in the longest tokens that there are it would be too long.
+    """
+    least = -(-length // state.longest_token)
+    if least > state.max_length:
+        raise _too_long(state, f"at least {least:,} tokens", field)
+
+
+def check_messages(state: ServerState, messages: Sequence[Message], field: str = "messages") -> None:
+    """`check_text` of a conversation. A template of the checkpoint's own may leave anything out."""
+    if not state.own_template:
+        texts = (text for one in messages for text in (one.content, one.reasoning, one.code) if text)
+        check_text(state, sum(map(utf8_length, texts)), field)
+
+
+def utf8_length(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _too_long(state: ServerState, what: str, field: str) -> ApiError:
+    return ApiError(
+        f"{field}: has {what}, but there is room for {state.max_length:,}: shorten it",
+        param=field, code="context_length_exceeded",
+    )  # fmt: skip
 
 
 def read_messages(dicts: Sequence[Mapping[str, Any]]) -> list[Message]:
@@ -89,6 +139,7 @@ def text_ids(state: ServerState, text: str, *, field: str = "prompt") -> list[in
     Raises:
         ApiError: There is nothing to go on from.
     """
+    check_text(state, utf8_length(text), field)
     ids = state.tokenizer.encode(text, bos=True)
     if not ids:
         raise ApiError(
@@ -126,5 +177,7 @@ def input_ids(state: ServerState, text: str | list[int], field: str) -> list[int
     """One of `list_of_inputs` as ids."""
     if isinstance(text, str):
         return text_ids(state, text, field=field)
+    if len(text) > state.max_length:
+        raise _too_long(state, f"{len(text):,} tokens", field)
     check_ids(state, text, field)
     return text

@@ -14,6 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, m
 
 MAX_TOP = 20  # alternatives to a token, as in OpenAI's protocol
 MAX_INPUTS = 2048  # texts in one request, likewise
+MAX_MESSAGES = 10_000
+MAX_PLACE = 200  # characters of a place in a body that a message names
 
 # Lists end at their first wrong item: an error for each of millions would take minutes, and gigabytes.
 FIRST = Field(fail_fast=True)
@@ -24,7 +26,7 @@ JsonObjects = Annotated[list[JsonObject], FIRST]
 Texts = Annotated[list[str], FIRST]
 TextOrIds = str | Texts | Ids | Annotated[list[Ids], FIRST]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
-Conversation = Annotated[list[JsonObject], Field(min_length=1, fail_fast=True)]
+Conversation = Annotated[list[JsonObject], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 Conversations = Annotated[list[Conversation], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
 
 
@@ -59,8 +61,13 @@ class Body(BaseModel):
         except RecursionError:
             raise ValueError("the body is nested too deeply") from None
         if where is not None:
-            raise ValueError(f"{where.lstrip('.')}: holds half a surrogate pair, which is no Unicode text")
+            raise ValueError(f"{cut(where.lstrip('.'))}: holds half a surrogate pair, which is no Unicode text")
         return data
+
+
+def cut(place: str) -> str:
+    """A place in a body, short enough for a message."""
+    return place if len(place) <= MAX_PLACE else place[:MAX_PLACE] + "..."
 
 
 def _not_unicode(data: object, where: str = "") -> str | None:
@@ -238,7 +245,7 @@ class ResponsesReasoning(BaseModel):
 class ResponsesBody(Body):
     """`POST /v1/responses`."""
 
-    input: str | Annotated[list[JsonObject], Field(min_length=1, fail_fast=True)]
+    input: str | Conversation
     instructions: str | None = None
     stream: bool | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None

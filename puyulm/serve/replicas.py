@@ -29,12 +29,13 @@ class ReplicaFailed(PuyuError):
     """A replica ended before it was ready for the first time; it has said why itself.
 
     Attributes:
+        number: Which replica.
         status: Its exit status; negative: the signal that ended it.
     """
 
     def __init__(self, number: int, status: int) -> None:
         super().__init__(f"replica {number} ended before it was ready ({_ending(status)})")
-        self.status = status
+        self.number, self.status = number, status
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,22 @@ from typing import Any, Literal
 
 import torch
 from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
 from torch import Tensor
 
 from puyulm.engine.request import Request
 from puyulm.serve.answers import Answers, Job
 from puyulm.serve.connection import while_connected
 from puyulm.serve.errors import ApiError
-from puyulm.serve.prompts import chat_ids, in_thread, input_ids, list_of_inputs, read_messages
+from puyulm.serve.prompts import (
+    chat_ids,
+    check_messages,
+    in_thread,
+    input_ids,
+    json_response,
+    list_of_inputs,
+    read_messages,
+)
 from puyulm.serve.protocol import MAX_INPUTS, EmbeddingBody, PoolingBody, RerankBody, ScoreBody
 from puyulm.serve.shapes import new_id
 from puyulm.serve.state import ServerState
@@ -24,7 +33,7 @@ Pooling = Literal["mean", "last"]
 AT_ONCE = 64  # sequences of one request in the engine's queue: others are to have a chance
 
 
-async def embeddings(state: ServerState, body: EmbeddingBody, http: HttpRequest) -> dict[str, Any]:
+async def embeddings(state: ServerState, body: EmbeddingBody, http: HttpRequest) -> Response:
     """Vectors of length 1: the final-normed hidden states of a text's tokens, their "mean" or the "last" one.
 
     Raises:
@@ -41,14 +50,18 @@ async def embeddings(state: ServerState, body: EmbeddingBody, http: HttpRequest)
         return await _read(state, ids, body.pooling, adapter, "input")
 
     done = await while_connected(http, work())
-    data = [
-        {"object": "embedding", "index": index, "embedding": _encoded(_unit(request), body.encoding_format)}
-        for index, request in enumerate(done)
-    ]
-    return {"object": "list", "data": data, "model": adapter or state.name, "usage": _usage(done)}
+
+    def result() -> dict[str, Any]:
+        data = [
+            {"object": "embedding", "index": index, "embedding": _encoded(_unit(request), body.encoding_format)}
+            for index, request in enumerate(done)
+        ]
+        return {"object": "list", "data": data, "model": adapter or state.name, "usage": _usage(done)}
+
+    return await json_response(result)
 
 
-async def pooling(state: ServerState, body: PoolingBody, http: HttpRequest) -> dict[str, Any]:
+async def pooling(state: ServerState, body: PoolingBody, http: HttpRequest) -> Response:
     """Of a reward model the score of each conversation, of a language model a vector, as `/v1/embeddings`.
 
     Raises:
@@ -70,14 +83,18 @@ async def pooling(state: ServerState, body: PoolingBody, http: HttpRequest) -> d
         return done, ([[score] for score in await _scores(state, done)] if rewards else None)
 
     done, scores = await while_connected(http, work())
-    rows = [torch.tensor(row) for row in scores] if scores is not None else [_unit(request) for request in done]
-    data = [
-        {"object": "pooling", "index": index, "data": _encoded(row, body.encoding_format)}
-        for index, row in enumerate(rows)
-    ]
-    return {
-        "id": new_id("pool-"), "object": "list", "data": data, "model": adapter or state.name, "usage": _usage(done)
-    }  # fmt: skip
+
+    def result() -> dict[str, Any]:
+        rows = [torch.tensor(row) for row in scores] if scores is not None else [_unit(request) for request in done]
+        data = [
+            {"object": "pooling", "index": index, "data": _encoded(row, body.encoding_format)}
+            for index, row in enumerate(rows)
+        ]
+        return {
+            "id": new_id("pool-"), "object": "list", "data": data, "model": adapter or state.name, "usage": _usage(done)
+        }  # fmt: skip
+
+    return await json_response(result)
 
 
 async def score(state: ServerState, body: ScoreBody, http: HttpRequest) -> dict[str, Any]:
@@ -182,11 +199,14 @@ async def _read(
 
 def _conversation(state: ServerState, messages: Sequence[Mapping[str, Any]]) -> list[int]:
     """A finished conversation, with what the reward model's format puts behind it."""
-    return chat_ids(state, read_messages(messages), answer=False)
+    read = read_messages(messages)
+    check_messages(state, read)
+    return chat_ids(state, read, answer=False)
 
 
 def _scored_text(state: ServerState, text: str | list[int]) -> list[int]:
     if isinstance(text, str):
+        check_messages(state, [Message("user", text)], "input")
         return chat_ids(state, [Message("user", text)], answer=False)
     return input_ids(state, text, "input")
 

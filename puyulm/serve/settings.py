@@ -40,6 +40,9 @@ class ServeSettings:
         cors_origins: Web pages that may ask from a browser; "*": all.
         rate_limit: Of each key, or of each address where there are no keys.
         max_body: Bytes of one request.
+        body_seconds: What a client gets to send one.
+        local: Only this machine may ask, and without a key: a web page that has given its own name this machine's
+            address is refused.
         max_answers: That one request may ask for (prompts times `n`).
         stall_seconds: A server with work that makes no step for so long is not healthy.
         drain_seconds: What running requests get to finish when the server is told to end.
@@ -49,6 +52,8 @@ class ServeSettings:
     cors_origins: tuple[str, ...] = ()
     rate_limit: RateLimit | None = None
     max_body: int = 16 << 20
+    body_seconds: float = 30.0
+    local: bool = False
     max_answers: int = 256
     stall_seconds: float = 120.0
     drain_seconds: float = 30.0

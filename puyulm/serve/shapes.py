@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -83,26 +84,36 @@ def _token(tokenizer: Tokenizer, id: int, logprob: float) -> dict[str, Any]:
     return {"token": data.decode("utf-8", "replace"), "logprob": shown(logprob), "bytes": list(data)}
 
 
+class Place:
+    """A place in a text that comes token by token, in characters: several tokens may make up one."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._characters = 0
+
+    def before(self, token: bytes) -> int:
+        """Whole characters before a token, which it then goes past."""
+        here = self._characters
+        self._characters += len(self._decoder.decode(token))
+        return here
+
+
 def text_logprobs(
     tokenizer: Tokenizer,
     ids: Sequence[int],
     logprobs: Sequence[float | None],
     tops: Sequence[TopLogprobs | None],
-    offset: int,
+    place: Place,
 ) -> dict[str, Any]:
     """`choices[].logprobs` of a completion.
 
     Args:
         logprobs: None for a text's first token, which nothing comes before.
-        offset: Characters before the first of these tokens.
+        place: Where the first of these tokens stands; goes on behind the last.
     """
-    texts = [token_text(tokenizer, id) for id in ids]
-    offsets = []
-    for text in texts:
-        offsets.append(offset)
-        offset += len(text)
+    offsets = [place.before(token_bytes(tokenizer, id)) for id in ids]
     return {
-        "tokens": texts,
+        "tokens": [token_text(tokenizer, id) for id in ids],
         "token_logprobs": [None if value is None else shown(value) for value in logprobs],
         "top_logprobs": [None if top is None else _as_dict(tokenizer, top) for top in tops] if any(tops) else None,
         "text_offset": offsets,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from puyulm.serve.errors import ApiError
 from puyulm.serve.metrics import Metrics
 from puyulm.text.formats import ChatFormat
 from puyulm.text.tokenizer import Tokenizer
+
+COMPILING = 2  # threads
 
 
 @dataclass
@@ -63,6 +67,10 @@ class ServerState:
         )  # fmt: skip
 
     def __post_init__(self) -> None:
+        tokens = range(self.tokenizer.vocab_size)
+        self.longest_token = max(len(self.tokenizer.token_bytes(id)) for id in tokens)  # bytes
+        self.compiling = ThreadPoolExecutor(COMPILING, "puyulm-grammar")
+        self.changing = asyncio.Lock()  # of adapters
         self.grammars: GrammarCompiler = self.engine.engine.grammars or GrammarCompiler(self.tokenizer)
 
     @property

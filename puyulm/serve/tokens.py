@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.responses import Response
+
 from puyulm.serve.errors import ApiError
-from puyulm.serve.prompts import chat_ids, check_ids, in_thread, read_messages
+from puyulm.serve.prompts import chat_ids, check_ids, in_thread, json_response, read_messages
 from puyulm.serve.protocol import DetokenizeBody, TokenizeBody
 from puyulm.serve.shapes import token_text
 from puyulm.serve.state import ServerState
 
 
-async def tokenize(state: ServerState, body: TokenizeBody) -> dict[str, Any]:
+async def tokenize(state: ServerState, body: TokenizeBody) -> Response:
     """Ids of a text, or of a conversation as the model would see it.
 
     Raises:
@@ -21,18 +23,17 @@ async def tokenize(state: ServerState, body: TokenizeBody) -> dict[str, Any]:
     if (body.prompt is None) == (body.messages is None):
         raise ApiError("prompt: give either prompt or messages", param="prompt")
 
-    def work() -> list[int]:
+    def work() -> dict[str, Any]:
         if body.messages is not None:
-            return chat_ids(
-                state, read_messages(body.messages), tools=body.tools, answer=body.add_generation_prompt
-            )  # fmt: skip
-        return state.tokenizer.encode(body.prompt or "", bos=body.add_special_tokens)
+            ids = chat_ids(state, read_messages(body.messages), tools=body.tools, answer=body.add_generation_prompt)
+        else:
+            ids = state.tokenizer.encode(body.prompt or "", bos=body.add_special_tokens)
+        result: dict[str, Any] = {"count": len(ids), "max_model_len": state.max_length, "tokens": ids}
+        if body.return_token_strs:
+            result["token_strs"] = [token_text(state.tokenizer, id) for id in ids]
+        return result
 
-    ids = await in_thread(work)
-    result: dict[str, Any] = {"count": len(ids), "max_model_len": state.max_length, "tokens": ids}
-    if body.return_token_strs:
-        result["token_strs"] = [token_text(state.tokenizer, id) for id in ids]
-    return result
+    return await json_response(work)
 
 
 async def detokenize(state: ServerState, body: DetokenizeBody) -> dict[str, Any]:

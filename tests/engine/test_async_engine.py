@@ -17,7 +17,8 @@ from puyulm.engine.async_engine import AsyncEngine
 from puyulm.engine.config import EngineConfig
 from puyulm.engine.engine import Engine
 from puyulm.engine.params import SamplingParams
-from puyulm.errors import GenerationError, QueueFull
+from puyulm.engine.request import Request
+from puyulm.errors import EngineLost, GenerationError, QueueFull
 from puyulm.model.decoder import Decoder
 from tests.conftest import tiny_decoder
 from tests.waiting import wait_until
@@ -324,5 +325,59 @@ def test_leaving_what_needed_no_step_leaves_others_alone(served: AsyncEngine) ->
         await begun
         assert len((await asyncio.wait_for(answer, 30)).ids) == 12
         await settled(served)
+
+    asyncio.run(main())
+
+
+def test_a_request_that_cannot_be_taken_out_does_not_end_the_engine(
+    served: AsyncEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    abort, failed = served.engine.abort, []
+
+    def failing(request: Request) -> None:
+        abort(request)
+        if not failed:
+            failed.append(request)
+            raise KeyError("no such block")
+
+    monkeypatch.setattr(served.engine, "abort", failing)
+
+    async def main() -> None:
+        ticket = await served.open(prompt_of(5), GREEDY.evolve(max_new_tokens=400))
+        patient = asyncio.create_task(served.generate(prompt_of(9), GREEDY))
+        served.give_up(ticket)
+        while await ticket.next() is not None:
+            pass
+        assert len((await asyncio.wait_for(patient, 30)).ids) == 12
+        await settled(served)
+
+    asyncio.run(main())
+    assert failed and served.alive and "no such block" in caplog.text
+
+
+def test_those_who_wait_hear_of_an_engine_that_is_lost(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    served = AsyncEngine(Engine(model, config=EngineConfig(memory=MEMORY, max_running=1)))
+    occupied = Occupied(served)
+
+    def lost() -> None:
+        raise EngineLost("a process has ended")
+
+    async def main() -> None:
+        running = await served.open(prompt_of(5), GREEDY.evolve(max_new_tokens=400))
+        assert await running.next() is not None
+        waiting = await served.open(prompt_of(5), GREEDY)
+        await occupied.begin()
+        monkeypatch.setattr(served.engine, "step", lost)
+        late = asyncio.create_task(served.call(lambda: None))
+        await asyncio.sleep(0)
+        occupied.go_on.set()
+        for ticket in (running, waiting):
+            while await asyncio.wait_for(ticket.next(), 30) is not None:
+                pass
+        await asyncio.wait({late}, timeout=30)
+        assert late.done()
+        with pytest.raises(EngineLost, match="closed"):
+            await served.generate([5], GREEDY)
 
     asyncio.run(main())

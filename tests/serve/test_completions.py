@@ -11,6 +11,7 @@ import pytest
 
 from puyulm.engine.engine import Engine
 from puyulm.engine.params import SamplingParams
+from puyulm.serve.shapes import Place, text_logprobs
 from tests.engine.checkpoints import write_checkpoint
 from tests.serve.servers import Running, running
 
@@ -154,3 +155,25 @@ def test_greedy_logprobs_are_the_models_own(client: openai.OpenAI, reference: En
     )
     assert answer.choices[0].logprobs is not None
     assert answer.choices[0].logprobs.token_logprobs == expected.logprobs
+
+
+def test_offsets_count_whole_characters(server: Running, client: openai.OpenAI) -> None:
+    tokenizer = server.state.tokenizer
+    text = "aé浦x"
+    ids = [id for byte in text.encode() for id in range(256) if tokenizer.token_bytes(id) == bytes([byte])]
+    assert tokenizer.decode(ids, mid_text=True) == text and len(ids) == 7
+    place, empty = Place(), [None] * 7
+    first = text_logprobs(tokenizer, ids[:2], [0.0] * 2, empty[:2], place)["text_offset"]
+    rest = text_logprobs(tokenizer, ids[2:], [0.0] * 5, empty[2:], place)["text_offset"]
+    assert first + rest == [0, 1, 1, 2, 2, 2, 3]
+
+
+def test_offsets_of_a_streamed_echo_are_those_of_the_whole(server: Running, client: openai.OpenAI) -> None:
+    fields: dict[str, Any] = {"model": "model", "prompt": "浦语 ab", "max_tokens": 8, "temperature": 0}
+    fields |= {"echo": True, "logprobs": 1}
+    whole = client.completions.create(**fields).choices[0].logprobs
+    streamed: list[int] = []
+    for chunk in client.completions.create(stream=True, **fields):
+        if chunk.choices and chunk.choices[0].logprobs is not None:
+            streamed += chunk.choices[0].logprobs.text_offset or []
+    assert whole is not None and streamed == whole.text_offset

@@ -94,13 +94,15 @@ def test_health_needs_no_key(server: Running) -> None:
 
 def test_too_large_a_body_is_not_read(http: httpx.Client) -> None:
     body = json.dumps(HI | {"user": "x" * 4000}).encode()
-    assert "3,000 bytes" in error(http.post("/v1/chat/completions", content=body), 413)["message"]
+    json_kind = {"Content-Type": "application/json"}
+    refused = http.post("/v1/chat/completions", content=body, headers=json_kind)
+    assert "3,000 bytes" in error(refused, 413)["message"]
 
     def pieces() -> Iterator[bytes]:  # without a length to go by
         for start in range(0, len(body), 500):
             yield body[start : start + 500]
 
-    error(http.post("/v1/chat/completions", content=pieces()), 413)
+    error(http.post("/v1/chat/completions", content=pieces(), headers=json_kind), 413)
     assert http.post("/v1/chat/completions", json=HI).status_code == 200
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ import pytest
 from puyulm.engine.engine import Engine
 from puyulm.engine.load import load_chat_model
 from puyulm.engine.request import Request
+from puyulm.errors import GenerationError
 from tests.engine.adapters import write_adapter
 from tests.engine.checkpoints import write_checkpoint
 from tests.serve.servers import Running, running
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +101,35 @@ def test_an_answer_outlives_its_adapter(
     with server.client() as client:
         answer = client.completions.create(model="brief", prompt="hello", max_tokens=3)
     assert answer.model == "brief" and not server.state.adapters
+
+
+def test_an_adapter_cannot_be_unloaded_while_it_is_loaded(
+    server: Running, adapters: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow(name: str, folder: str) -> None:
+        inside.set()
+        assert go_on.wait(30)
+        raise GenerationError("it is damaged")
+
+    monkeypatch.setattr(server.engine, "load_adapter", slow)
+    with ThreadPoolExecutor(2) as pool:
+        loading = pool.submit(post, server, "load", lora_name="late", lora_path=str(adapters[0]))
+        assert inside.wait(30)
+        with server.client() as client:
+            assert "late" not in [one.id for one in client.models.list().data]
+        unloading = pool.submit(post, server, "unload", lora_name="late")
+        wait_until(lambda: bool(server.state.changing._waiters) or unloading.done())
+        go_on.set()
+        assert (loading.result().status_code, unloading.result().status_code) == (400, 404)
+    assert not server.state.adapters
+
+
+def test_adapters_are_not_too_many(server: Running, adapters: list[Path]) -> None:
+    server.state.adapters.update({f"adapter {number}": "" for number in range(64)})
+    try:
+        refused = post(server, "load", lora_name="one more", lora_path=str(adapters[0]))
+        assert refused.status_code == 400 and "64 adapters" in refused.json()["error"]["message"]
+    finally:
+        server.state.adapters.clear()

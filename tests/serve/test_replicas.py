@@ -23,9 +23,11 @@ from tests.serve.processes import ENVIRONMENT, Serving, command, serving
 from tests.serve.servers import DEADLINE
 from tests.waiting import wait_until
 
-ENDLESS: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "ignore_eos": True, "stream": True}
+# Plain text: in a conversation random weights may begin a tool call, of which nothing is sent until it ends.
+ENDLESS: dict[str, Any] = {"prompt": "hi", "max_tokens": 30_000, "ignore_eos": True, "stream": True, "seed": 1}
 SHORT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
-CHAT = "/v1/chat/completions"
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def server(model: Path) -> Iterator[Serving]:
 @contextmanager
 def streaming(server: Serving, **fields: Any) -> Iterator[Iterator[str]]:
     """The lines of a stream that has begun; leaving the block disconnects."""
-    with httpx.stream("POST", f"{server.url}{CHAT}", json=ENDLESS | fields, timeout=DEADLINE) as response:
+    with httpx.stream("POST", f"{server.url}{TEXT}", json=ENDLESS | fields, timeout=DEADLINE) as response:
         lines = response.iter_lines()
         assert response.status_code == 200, response.read()
         assert next(lines).startswith("data: ")
@@ -80,8 +82,8 @@ def test_errors_are_those_of_the_protocol(server: Serving) -> None:
     assert error(httpx.post(url, json={}), 400)["param"] == "messages"
     error(httpx.get(url), 405)
     error(httpx.get(f"{server.url}/nothing?a=1"), 404)
-    assert "102,400 bytes" in error(httpx.post(url, content=b"x" * 200_000), 413)["message"]
-    error(httpx.post(url, content=b"[" * 50_000), 400)
+    assert "102,400 bytes" in error(httpx.post(url, content=b"x" * 200_000, headers=JSON), 413)["message"]
+    error(httpx.post(url, content=b"[" * 50_000, headers=JSON), 400)
     page = httpx.post(url, json=SHORT, headers={"Origin": "https://page.example", "X-Request-Id": "mine"})
     assert page.headers.get_list("access-control-allow-origin") == ["https://page.example"]
     assert page.headers.get_list("x-request-id") == ["mine"]
@@ -115,7 +117,7 @@ def test_who_leaves_frees_the_blocks_of_the_replica(server: Serving) -> None:
         server.wait_until_free()
     body = ENDLESS | {"stream": False}
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{server.url}{CHAT}", json=body, timeout=0.3)
+        httpx.post(f"{server.url}{TEXT}", json=body, timeout=0.3)
     server.wait_until_free()
 
 
@@ -192,11 +194,11 @@ def _until_lost(lines: Iterator[str]) -> dict[str, Any]:
 
 def test_keys_and_rates_are_counted_once_and_sigterm_drains(model: Path) -> None:
     with serving(model, "--replicas", "2", "--api-key", "sk-a", "--rate-limit", "3/h") as server:
-        url, key = f"{server.url}{CHAT}", {"Authorization": "Bearer sk-a"}
+        url, text, key = f"{server.url}{CHAT}", f"{server.url}{TEXT}", {"Authorization": "Bearer sk-a"}
         assert httpx.post(url, json=SHORT).status_code == 401
         assert httpx.get(f"{server.url}/metrics").status_code == 401
         body = ENDLESS | {"max_tokens": 1500}
-        with httpx.stream("POST", url, json=body, headers=key, timeout=DEADLINE) as response:
+        with httpx.stream("POST", text, json=body, headers=key, timeout=DEADLINE) as response:
             lines = response.iter_lines()
             next(lines)
             statuses = [httpx.post(url, json=messages(text) | SHORT, headers=key).status_code for text in "abc"]

@@ -58,7 +58,7 @@ def test_any_body_has_a_beginning(body: dict) -> None:
 
 
 def test_metrics_of_all_replicas_are_told_apart() -> None:
-    text = '# HELP n Numbers.\n# TYPE n gauge\nn 1.0\n# HELP h Times.\n# TYPE h histogram\nh_bucket{le="1"} 2.0\nh_sum 1.5\n'
+    text = '# HELP n Numbers.\n# TYPE n gauge\nn 1.0\n# HELP h Times.\n# TYPE h histogram\nh_bucket{le="1"} 2.0\nh_sum 1.5\n'  # noqa: E501
     merged = merged_metrics({0: text, 2: text.replace("n 1.0", "n 7.0")}, {0: 1, 1: 4, 2: 1})
     lines = merged.splitlines()
     assert lines.count("# TYPE n gauge") == 1

@@ -38,7 +38,7 @@ def parsed(*words: str) -> argparse.Namespace:
         (["--memory", "all"], "not a size"),
         (["--memory", "1"], "give it more memory"),
         (["--max-queue", "0"], "--max-queue"),
-        (["--max-running", "0"], "max_running"),
+        (["--max-running", "0"], "--max-running"),
         (["--context-length", "512"], "--rope-scaling"),
         (["--context-length", "1"], "--context-length"),
         (["--rope-scaling", "yarn:4"], "rope"),
@@ -135,3 +135,25 @@ def test_https(model: Path, tmp_path: Path) -> None:
         assert url.startswith("https://127.0.0.1:") and url in line
         trust = ssl.create_default_context(cafile=str(certificate))
         assert httpx.get(f"{url}/health", verify=trust).json() == {"status": "ok"}
+
+
+def test_the_cache_of_a_split_engine_is_that_of_each_process(model: Path) -> None:
+    from puyulm.cli.serve import _report
+
+    state = state_from_args(parsed(str(model), "--device", "cpu", "--memory", "1MiB"))
+    try:
+        assert "in each process" in _report(state, split=True).facts
+        assert "process" not in _report(state, split=False).facts
+    finally:
+        state.engine.close()
+
+
+@pytest.mark.parametrize(
+    ("flags", "local"),
+    [([], True), (["--host", "::1"], True), (["--host", "0.0.0.0"], False), (["--api-key", "k"], False)],
+)
+def test_only_a_server_for_this_machine_without_a_key_looks_at_names(
+    model: Path, flags: list[str], local: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PUYU_API_KEY", raising=False)
+    assert settings_from_args(parsed(str(model), *flags)).local is local

@@ -1,1 +1,1 @@
-"""What makes a decoder fast on CUDA devices: kernels in Triton, each beside a plain way to the same, and recorded steps."""
+"""What makes a decoder fast on CUDA devices: kernels in Triton, each beside its plain reference, and recorded steps."""

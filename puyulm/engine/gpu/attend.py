@@ -169,7 +169,9 @@ def _attend(
     wanted = ((query < count) & (member < GROUP))[:, None] & (dims < DIM)[None, :]
     token = (start + query).to(tl.int64)
     queries = tl.load(
-        q + token[:, None] * q_token + head * q_head + member[:, None] * q_member + dims[None, :], mask=wanted, other=0.0
+        q + token[:, None] * q_token + head * q_head + member[:, None] * q_member + dims[None, :],
+        mask=wanted,
+        other=0.0,
     )
     query_sum = tl.sum(queries.to(tl.float32), axis=1)
     position = length - count + query
@@ -185,7 +187,7 @@ def _attend(
         block = tl.load(tables + piece.to(tl.int64) * table_row + place // BLOCK, mask=seen, other=0).to(tl.int64)
         row = (block * HEADS + head) * BLOCK + place % BLOCK
         scale_row = row
-        if KIND == INT8 or KIND == INT4:
+        if KIND == INT8 or KIND == INT4:  # noqa: SIM109 - Triton knows no `in`
             scale_row = (block * HEADS + head) * 2 * BLOCK + place % BLOCK
 
         key = _load(keys, row, seen, dims, KIND, DIM, WIDTH, queries.dtype)

@@ -165,7 +165,9 @@ def _tiled_product(
         there = (column < columns)[:, None] & (tiles * TILE < K)[None, :]
         scale, zero = _group_scales(scales, zeros, start, tiles, there, K, GROUP, TILE, BITS, HAS_ZEROS)
         place = first * TILE + tl.arange(0, TILES * TILE)
-        given = tl.load(x + row[:, None] * K + place[None, :], mask=(row < rows)[:, None] & (place < K)[None, :], other=0.0)
+        given = tl.load(
+            x + row[:, None] * K + place[None, :], mask=(row < rows)[:, None] & (place < K)[None, :], other=0.0
+        )
         if BITS == 8:
             code = tl.load(
                 codes + start * K + place[None, :], mask=(column < columns)[:, None] & (place < K)[None, :], other=0

@@ -52,7 +52,7 @@ def _store(
             k + token * k_token, keys, key_scales, slot, k_head, KIND, HEADS, HEADS_PAD, DIM, WIDTH, WIDTH_PAD, BLOCK
         )  # fmt: skip
         _store_one(
-            v + token * v_token, values, value_scales, slot, v_head, KIND, HEADS, HEADS_PAD, DIM, WIDTH, WIDTH_PAD, BLOCK
+            v + token * v_token, values, value_scales, slot, v_head, KIND, HEADS, HEADS_PAD, DIM, WIDTH, WIDTH_PAD, BLOCK  # noqa: E501
         )  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def _to_int(x, most: tl.constexpr):
 
 @triton.jit
 def _to_fp8(x):
-    """float32 of at most 448 -> e4m3 as uint8, halves to the even one: by its bits, since only Hopper knows the type."""
+    """float32 of at most 448 -> e4m3 as uint8, halves to even: by its bits, since only Hopper knows the type."""
     bits = tl.abs(x).to(tl.int32, bitcast=True)
     bits = bits + 0x7FFFF + ((bits >> 20) & 1)
     normal = (bits >> 20) - (120 << 3)  # 120: the difference of the exponents' biases

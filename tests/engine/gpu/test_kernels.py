@@ -91,10 +91,10 @@ def test_half_precision(kv_type: KVType, dtype: torch.dtype, device: torch.devic
         pytest.skip("the interpreter multiplies bfloat16 as if it were whole numbers")
     shape, lengths = (1, 2, 16), (70, 5)
     given = sequences(shape, lengths)
-    given = Sequences(*([x.to(dtype).float() for x in part] for part in (given.q, given.k, given.v)), given.tables, given.num_blocks)  # fmt: skip
+    given = Sequences(*([x.to(dtype).float() for x in part] for part in (given.q, given.k, given.v)), given.tables, given.num_blocks)  # fmt: skip  # noqa: E501
     steps = [[(0, 0, 69), (1, 0, 5)], [(0, 69, 1)]]
     ours, plain = (
-        attend(kind, empty_cache(shape, given.num_blocks, kv_type, transposed=False, device=device, dtype=held), given, steps)
+        attend(kind, empty_cache(shape, given.num_blocks, kv_type, transposed=False, device=device, dtype=held), given, steps)  # noqa: E501
         for kind, held in ((TritonAttention, dtype), (PagedAttention, torch.float32))
     )  # fmt: skip
     tolerance = 4 * torch.finfo(dtype).eps
@@ -163,7 +163,9 @@ def test_products_of_quantised_weights(bits: Bits, group: int | None, device: to
 @pytest.mark.parametrize("size", [64, 4112])
 def test_products_of_one_row(size: int, device: torch.device) -> None:
     generator = torch.Generator().manual_seed(0)
-    x, weight, bias = (torch.randn(*shape, generator=generator).half().to(device) for shape in ((1, size), (9, size), (9,)))
+    x, weight, bias = (
+        torch.randn(*shape, generator=generator).half().to(device) for shape in ((1, size), (9, size), (9,))
+    )
     expected = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
     torch.testing.assert_close(products.row_product(x, weight, bias).double(), expected, atol=0.05, rtol=2e-3)
     residual = torch.ones(1, 9, dtype=x.dtype, device=device)
