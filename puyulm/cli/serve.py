@@ -60,6 +60,7 @@ def _add_process_flags(parser: argparse.ArgumentParser) -> None:
         help="N servers of the model behind this one address, for more requests at once; one that ends is started "
         "again; --max-queue is that of each [1]",
     )  # fmt: skip
+    group.add_argument("--ray", action="store_true", help="the replicas run on the machines of a Ray cluster")
     add_flag(group)
     group.add_argument("--uds", metavar="PATH", help=argparse.SUPPRESS)  # of a replica
     group.add_argument("--one-of", metavar="NUMBER/COUNT", help=argparse.SUPPRESS)
@@ -143,6 +144,10 @@ def run(args: argparse.Namespace) -> int:
         print("note: whoever reaches this machine may ask: --api-key lets in those alone who have it", file=sys.stderr)
     if follows(args):
         return _follow(args)
+    if args.ray:
+        from puyulm.cli.serve_ray import serve_on_ray
+
+        return serve_on_ray(args, settings)
     if args.replicas > 1 and args.uds is None:
         from puyulm.cli.serve_many import serve_replicas
 
@@ -226,6 +231,8 @@ def settings_from_args(args: argparse.Namespace) -> ServeSettings:
         raise GenerationError(f"--replicas must be 1 or more, not {args.replicas}")
     if args.replicas > 1 and (args.tensor_parallel or 1) > 1:
         raise GenerationError("--replicas and --tensor-parallel do not go together: choose one")
+    if args.lora and (args.tensor_parallel or 1) > 1:
+        raise GenerationError("--lora needs the whole model in one process: leave --tensor-parallel out, or merge them")
     if args.ssl_keyfile and not args.ssl_certfile:
         raise GenerationError("--ssl-keyfile needs --ssl-certfile")
     if args.uds is not None:  # clients are the router's business

@@ -240,7 +240,8 @@ def test_a_place_in_deep_json_is_named_by_its_beginning(http: httpx.Client) -> N
     surrogate = '{"messages": ' + '{"' + "k" * 5000 + '": "\\ud800"}}'
     deep = '{"messages": [{"a": ' + '{"b": ' * 150 + '"\\ud800"' + "}" * 152
     keys = '{"messages": [{"role": "user", "content": "a", "' + "k" * 5000 + '": "\\ud800"}]}'
-    for body in (surrogate, deep, keys):
+    long = '{"messages": [{"role": "user", "content": "a"}], "logit_bias": {"' + "k" * 5000 + '": "much"}}'
+    for body in (surrogate, deep, keys, long):
         told = error(http.post(CHAT, content=body, headers={"Content-Type": "application/json"}), 400)
         assert len(told["message"]) < MAX_PLACE + 100 and len(told["param"] or "") <= MAX_PLACE + 3
 

@@ -21,6 +21,7 @@ from puyulm.serve.settings import RateLimit, ServeSettings
 from tests.engine.checkpoints import write_checkpoint
 from tests.serve.scripted import PAUSE, Script
 from tests.serve.servers import DEADLINE, Running, running
+from tests.waiting import wait_until
 
 pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -86,6 +87,18 @@ class Seen:
     def ask(self, text: str) -> None:
         self.box.fill(text)
         self.box.press("Enter")
+
+    def put(self, label: str, text: str) -> None:
+        """Fills a field of the settings. What is typed while they open is lost: then it is typed again."""
+        field = self.page.get_by_label(label)
+        wait_until(lambda: self._filled(field, text))
+
+    def _filled(self, field: Any, text: str) -> bool:
+        if field.input_value() != text:
+            field.fill(text)
+        field.press("Tab")
+        self.page.wait_for_function("() => new Promise(done => setTimeout(() => done(true), 100))")  # as it redraws
+        return field.input_value() == text
 
     def exchange(self, text: str, answer: str) -> None:
         """Asks, and waits until this answer is there and the next question may come."""
@@ -240,7 +253,7 @@ def test_settings_reach_the_engine(seen: Seen, script: Script, server: Running) 
     usual, params = server.state.params, script.params[-1]
     assert (params.temperature, params.top_p, params.seed) == (usual.temperature, usual.top_p, None)
     seen.settings()
-    seen.page.get_by_label("System message").fill("Speak like a pirate")
+    seen.put("System message", "Speak like a pirate")
     seen.page.get_by_label("number input for Temperature").fill("0.3")
     seen.page.get_by_label("Longest answer").fill("17")
     seen.page.get_by_label("Seed").fill("5")
@@ -254,7 +267,7 @@ def test_settings_reach_the_engine(seen: Seen, script: Script, server: Running) 
 @needs_browser
 def test_what_is_typed_after_a_call_is_its_result(seen: Seen, script: Script) -> None:
     seen.settings()
-    seen.page.get_by_label("Tools").fill(WEATHER)
+    seen.put("Tools", WEATHER)
     script.say("Wait." + CALL, "It is warm.")
     seen.ask("How is the weather?")
     playwright.expect(seen.page.get_by_text("Call of get_weather")).to_be_visible()
@@ -298,14 +311,12 @@ def test_an_error_is_told_and_changes_nothing(seen: Seen, script: Script, server
     playwright.expect(seen.box).to_have_value("long " * 3000)
     seen.page.locator(".toast-close").click()
     seen.settings()
-    seen.page.get_by_label("Tools").fill("{")
-    seen.page.get_by_label("Tools").press("Tab")
+    seen.put("Tools", "{")
     seen.ask("And now?")
     seen.warns("tools: not JSON")
     seen.page.locator(".toast-close").click()
     seen.page.get_by_label("Seed").fill("x")
-    seen.page.get_by_label("Tools").fill("")
-    seen.page.get_by_label("Tools").press("Tab")
+    seen.put("Tools", "")
     seen.box.press("Enter")
     seen.warns("Seed: must be a whole number, not 'x'")
     seen.shows("bot", "Fine.")

@@ -23,6 +23,8 @@ from tests.serve.processes import ENVIRONMENT, Serving, command, serving
 from tests.serve.servers import DEADLINE
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow  # starts servers many times: minutes
+
 # Plain text: in a conversation random weights may begin a tool call, of which nothing is sent until it ends.
 ENDLESS: dict[str, Any] = {"prompt": "hi", "max_tokens": 30_000, "ignore_eos": True, "stream": True, "seed": 1}
 SHORT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
@@ -162,17 +164,19 @@ def test_a_killed_replica_loses_what_had_begun_alone_and_comes_back(server: Serv
             found.append(httpx.post(f"{server.url}{CHAT}", json=body, timeout=DEADLINE).status_code)
         return found
 
-    with ThreadPoolExecutor(6) as pool, streaming(server) as first, streaming(server) as second:
+    with ThreadPoolExecutor(8) as pool, streaming(server) as first, streaming(server) as second:
+        starts = sum(server.samples("puyu_replica_starts_total"))
         asked = [pool.submit(ask, number) for number in range(6)]
-        starts = server.samples("puyu_replica_starts_total")
-        wait_until(lambda: sum(server.samples("puyu_requests_running")) > 4)
-        os.kill(server.children[0], signal.SIGKILL)
-        endings = [pool.submit(_until_lost, lines) for lines in (first, second)]
-        wait_until(lambda: any(one.done() for one in endings))
-        wait_until(lambda: sum(server.samples("puyu_replica_starts_total")) > sum(starts))
-        wait_until(lambda: ready(server) == ["ready"] * 2, 60)
-        assert sorted(one.done() for one in endings) == [False, True]  # the other one is still written
-        stop.append(True)
+        try:
+            wait_until(lambda: sum(server.samples("puyu_requests_running")) > 2)
+            os.kill(server.children[0], signal.SIGKILL)
+            endings = [pool.submit(_until_lost, lines) for lines in (first, second)]
+            wait_until(lambda: any(one.done() for one in endings))
+            wait_until(lambda: sum(server.samples("puyu_replica_starts_total")) > starts)
+            wait_until(lambda: ready(server) == ["ready"] * 2, 60)
+            assert sorted(one.done() for one in endings) == [False, True]  # the other one is still written
+        finally:
+            stop.append(True)
         statuses = [status for one in asked for status in one.result()]
         os.kill(server.children[0], signal.SIGKILL)
         assert all(one.result()["type"] == "server_error" for one in endings)

@@ -12,6 +12,7 @@ from puyulm.engine.quant.float8 import Float8Linear, Float8Weight
 from puyulm.engine.quant.rounding import quantize
 from puyulm.engine.quant.settings import QuantSettings
 from puyulm.engine.quant.tensor import Bits, QuantizedWeight
+from puyulm.errors import ConfigError
 from puyulm.model.decoder import Decoder, Linear
 
 Activations = Literal["int8"] | None
@@ -93,13 +94,20 @@ def quantize_in_place(decoder: Decoder, bits: Bits, group_size: int | None = 32)
     """
     settings = QuantSettings(bits=bits, group_size=group_size)
     settings.require_fits(decoder.config)
-    names = [name for name, module in decoder.named_modules() if isinstance(module, nn.Linear) and name != "head"]
-    for name in names:
+    for name in [name for name, module in decoder.named_modules() if isinstance(module, nn.Linear)]:
+        is_head = name.partition(".")[0] == "head"
+        if is_head and decoder.config.head != "lm":
+            continue
         weight = decoder.get_submodule(name).weight
         assert isinstance(weight, Tensor)
-        set_linear(decoder, name, quantize(weight.detach(), bits, group_size, zero_point=bits == 4))
-    if decoder.config.head == "lm":
-        set_linear(decoder, "head", quantize(decoder.head.weight.detach(), 8, group_size))
+        columns = weight.shape[1]
+        if group_size is not None and columns % group_size:  # of a part of a matrix that is split over processes
+            raise ConfigError(
+                f"{name}: groups of {group_size} do not divide the {columns} columns that each process has: use fewer "
+                "processes, or leave the weights as they are"
+            )
+        own_bits: Bits = 8 if is_head else bits
+        set_linear(decoder, name, quantize(weight.detach(), own_bits, group_size, zero_point=own_bits == 4))
     return decoder
 
 
