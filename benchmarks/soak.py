@@ -1,9 +1,10 @@
-"""`python -m benchmarks.soak`: a server under a thousand requests at once, some of whose clients leave or write nonsense.
+"""`python -m benchmarks.soak`: a server under a thousand requests at once, of whose clients some leave or write
+nonsense.
 
 Each answer is compared with the one that the same request gets when it is asked alone: greedy answers are the same bits
 in any company, so lost or mixed ones show. After each round no block of the cache may be held, and the server's memory
-must not grow from round to round. With `--replicas` one of them is killed in the middle of one more round: others answer
-for it, only streams that it had begun are lost, and it comes back. Exits with 1 where something is wrong.
+must not grow from round to round. With `--replicas` one of them is killed in the middle of one more round: others
+answer for it, only streams that it had begun are lost, and it comes back. Exits with 1 where something is wrong.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ NONSENSE: list[tuple[str, Any]] = [
     (CHAT, {"messages": [{"role": "user", "content": "x"}], "temperature": -1}),
     (CHAT, {"messages": [{"role": "user", "content": "x"}], "max_tokens": 10**9}),
     (CHAT, {"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "json_schema"}}),
-    (CHAT, {"messages": [{"role": "king", "content": "x"}]}), ("/v1/nothing", {}), (TEXT, {"prompt": "x", "model": "?"}),
+    (CHAT, {"messages": [{"role": "king", "content": "x"}]}), ("/v1/nothing", {}),
+    (TEXT, {"prompt": "x", "model": "?"}),
 ]  # fmt: skip
 LEAVING, WRITING_NONSENSE = 0.15, 0.1  # shares of the clients
 WRONG = "WRONG"
@@ -116,12 +118,12 @@ async def answer_of(
             events += 1
             if leave_after is not None and events > leave_after:
                 return None
-    if not line_is_last(line):
+    if not _is_end(line):
         raise ValueError("a stream ended without its last event")
     return [_choice(*choices[index]) for index in sorted(choices)]
 
 
-def line_is_last(line: str) -> bool:
+def _is_end(line: str) -> bool:
     return line in ("", "data: [DONE]")
 
 
@@ -135,8 +137,18 @@ def _add(message: dict[str, Any], delta: dict[str, Any]) -> None:
 
 
 def _choice(choice: dict[str, Any], message: dict[str, Any]) -> Any:
-    calls = [(call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls") or []]
+    calls = [
+        (call["function"]["name"], _read(call["function"]["arguments"])) for call in message.get("tool_calls") or []
+    ]
     return [message.get("content") or message.get("text") or "", calls, choice["finish_reason"]]
+
+
+def _read(arguments: str) -> Any:
+    """A stream has the blanks that the model wrote, a whole answer has not."""
+    try:
+        return json.loads(arguments)
+    except ValueError:  # cut by its length
+        return arguments
 
 
 async def one(client: httpx.AsyncClient, chance: random.Random, known: list[Ask], seen: Counter[str]) -> None:

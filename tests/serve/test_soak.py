@@ -1,10 +1,9 @@
-"""The soak script in small: many clients at once, some of which leave or write nonsense, and a replica that is killed."""
+"""The soak script in small: many clients at once, some of which leave or write nonsense; and a killed replica."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
