@@ -66,8 +66,8 @@ def asks(tools: bool) -> list[Ask]:
     """
     found = []
     for number, question in enumerate(QUESTIONS):
-        common = {"temperature": 0, "max_tokens": 4 + number % 13}
-        chat = common | {"messages": [{"role": "user", "content": question}]}
+        common: dict[str, Any] = {"temperature": 0, "max_tokens": 4 + number % 13}
+        chat: dict[str, Any] = common | {"messages": [{"role": "user", "content": question}]}
         found += [
             Ask(CHAT, chat),
             Ask(CHAT, chat | {"messages": [SYSTEM, *chat["messages"]], "n": 1 + number % 2}),
