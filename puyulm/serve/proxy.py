@@ -13,10 +13,11 @@ from typing import NamedTuple
 import h11
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from puyulm.serve.connection import while_connected
-from puyulm.serve.errors import ApiError, add_handlers, error_body
+from puyulm.serve.errors import ApiError, ClientLeft, add_handlers, error_body
 from puyulm.serve.limits import Gate, add_cors
 from puyulm.serve.page import add_plain_page
 from puyulm.serve.replicas import Replica, Replicas
@@ -154,13 +155,13 @@ def create_proxy(front: Front, settings: ServeSettings) -> FastAPI:
     @app.post(UNLOAD)
     async def adapters(request: Request) -> Response:
         """Of all replicas."""
-        status, answer = await front.change_adapters(request.url.path, await request.body())
+        status, answer = await front.change_adapters(request.url.path, await _body(request))
         return Response(answer, status, media_type="text/plain" if status == 200 else "application/json")
 
     @app.api_route("/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"])
     async def forward(request: Request) -> Response:
         """To one replica."""
-        body = await request.body()
+        body = await _body(request)
         beginning, tried = _beginning(body), set[int]()
         while len(tried) < TRIES and (able := [number for number in replicas.ready if number not in tried]):
             number = front.router.choose(beginning, able if _is_free(request) else able[:1])
@@ -284,6 +285,18 @@ async def _whole_events(answer: Answer) -> AsyncGenerator[bytes, None]:
             yield whole + end
     if held:
         yield held
+
+
+async def _body(request: Request) -> bytes:
+    """All of it.
+
+    Raises:
+        ClientLeft: It does not come.
+    """
+    try:
+        return await request.body()
+    except ClientDisconnect:
+        raise ClientLeft from None
 
 
 def _is_stream(answer: Answer) -> bool:
