@@ -1,0 +1,208 @@
+"""A checkpoint on this machine, run by our own engine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from puyulm.engine.config import EngineConfig
+from puyulm.engine.context import context_length
+from puyulm.engine.conversation import prompt_ids
+from puyulm.engine.engine import Engine
+from puyulm.engine.load import ChatModel
+from puyulm.engine.params import SamplingParams
+from puyulm.engine.request import Completion
+from puyulm.errors import GenerationError
+from puyulm.eval.model import Continuation, Judged, OnJudged, OnOutput, Output, Prompt
+from puyulm.text.chat import render
+from puyulm.text.formats import BASE
+from puyulm.text.messages import Message
+from puyulm.text.parse import parse_answer
+
+BEGINNING = 64  # tokens by which prompts are told to share their examples
+SAMPLED = 1 << 16  # bytes of a weight file that its fingerprint reads at each of a few places
+
+
+class EngineModel:
+    """A `puyulm.eval.model.LanguageModel` in this process.
+
+    Prompts with the same beginning share its keys and values; long ones go first, so that the last batches are full.
+    """
+
+    def __init__(
+        self, chat: ChatModel, name: str, config: EngineConfig | None = None, *, own_template: bool = False
+    ) -> None:
+        self.name, self.fingerprint = name, fingerprint(chat.path)
+        self.chat = chat.chat_format is not BASE
+        self.engine = Engine(chat.model, chat.tokenizer, config)
+        self._chat, self._own_template = chat, own_template
+
+    def generate(self, prompts: Sequence[Prompt], on_output: OnOutput) -> None:
+        ids = [self._ids(prompt) for prompt in prompts]
+        params = [self._params(prompt, len(one)) for prompt, one in zip(prompts, ids, strict=True)]
+        order = _order(ids)
+
+        def finished(place: int, completion: Completion) -> None:
+            on_output(order[place], self._output(prompts[order[place]], completion))
+
+        self.engine.generate([ids[i] for i in order], [params[i] for i in order], on_finish=finished)
+
+    def judge(self, continuations: Sequence[Continuation], on_judged: OnJudged) -> None:
+        encoded = self._encode_pairs(continuations)
+        self._check_lengths(tokens for _, tokens in encoded)
+        single: dict[tuple[int, ...], list[int]] = defaultdict(list)  # context -> those of one token after it
+        several: list[int] = []
+        for index, (start, tokens) in enumerate(encoded):
+            if len(tokens) == start:  # nothing to judge
+                on_judged(index, Judged(0.0, 0))
+            elif len(tokens) == start + 1:
+                single[tuple(tokens[:-1])].append(index)
+            else:
+                several.append(index)
+        self._judge_single(single, encoded, on_judged)
+        self._judge_several(several, encoded, on_judged)
+
+    def reward(self, conversations: Sequence[Sequence[Message]]) -> list[float]:
+        ids = [render(messages, self._chat.tokenizer, self._chat.chat_format).ids for messages in conversations]
+        return self.engine.score(ids)
+
+    def encode(self, text: str) -> list[int]:
+        return self._chat.tokenizer.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._chat.tokenizer.decode(ids)
+
+    def close(self) -> None:
+        self.engine.close()
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        tokenizer = self._chat.tokenizer
+        if not prompt.messages:
+            return self._bos() + tokenizer.encode(prompt.text + prompt.prefix)
+        if prompt.tools:
+            ids = render(
+                prompt.messages, tokenizer, self._chat.chat_format, tools=prompt.tools, think=prompt.think,
+                add_generation_prompt=True,
+            ).ids  # fmt: skip
+        else:
+            ids = prompt_ids(self._chat, prompt.messages, think=prompt.think, own_template=self._own_template)
+        return ids + (tokenizer.encode(prompt.prefix, mid_text=True) if prompt.prefix else [])
+
+    def _params(self, prompt: Prompt, length: int) -> SamplingParams:
+        wanted = {
+            name: value
+            for name in ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
+            if (value := getattr(prompt.sampling, name)) is not None
+        }
+        base = self._chat.params if prompt.messages else SamplingParams(stop_ids=self._chat.params.stop_ids)
+        if prompt.sampling.temperature == 0:  # greedy is greedy: no penalties of the checkpoint's own
+            base = SamplingParams(stop_ids=base.stop_ids)
+        limit = context_length(self._chat.model.config)
+        room = prompt.max_new_tokens if limit is None else min(prompt.max_new_tokens, limit - length)
+        if room < 1:
+            raise GenerationError(
+                f"a prompt has {length:,} tokens, but the context is {limit:,}: fewer --shots, or --rope-scaling"
+            )
+        return base.evolve(
+            **wanted, stop=prompt.stop, max_new_tokens=room, min_new_tokens=0, logprobs=prompt.top_logprobs or None,
+            thinking_budget=room if prompt.think else None,
+        )  # fmt: skip
+
+    def _output(self, prompt: Prompt, completion: Completion) -> Output:
+        message, text = None, completion.text or ""
+        if prompt.messages:
+            message = parse_answer(completion.content_ids, self._chat.tokenizer, self._chat.chat_format)
+            if message.tool_calls or message.code is not None or message.reasoning is not None:
+                text = message.content
+                for stop in prompt.stop:
+                    text = text.split(stop, 1)[0]
+            else:
+                message = Message("assistant", text)  # a stop text is cut off here
+        top = {}
+        if prompt.top_logprobs and completion.top:
+            first = completion.top[0]
+            top = {self.decode([id]): value for id, value in zip(first.ids, first.logprobs, strict=True)}
+        return Output(
+            text=text, reasoning=(message.reasoning or "") if message else "", message=message,
+            finish_reason=str(completion.finish_reason), tokens=len(completion.ids), top_logprobs=top,
+        )  # fmt: skip
+
+    def _bos(self) -> list[int]:
+        tokenizer = self._chat.tokenizer
+        return [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
+
+    def _encode_pairs(self, continuations: Sequence[Continuation]) -> list[tuple[int, list[int]]]:
+        """For each, where the judged tokens begin, and all tokens.
+
+        The two texts are encoded together, as they stand in running text; spaces at the end of the context belong to
+        what follows. What is judged are the tokens from where the context's own end (lm-evaluation-harness's rule).
+        """
+        tokenizer, bos = self._chat.tokenizer, self._bos()
+        pairs = [_move_spaces(one) for one in continuations]
+        contexts = {context: None for context, _ in pairs}
+        lengths = dict(zip(contexts, map(len, tokenizer.encode_batch(contexts)), strict=True))
+        wholes = tokenizer.encode_batch(context + text for context, text in pairs)
+        found = []
+        for (context, _), whole in zip(pairs, wholes, strict=True):
+            start, tokens = len(bos) + (lengths[context] if context else 0), bos + whole
+            if start == 0:  # the first token of a text without a beginning has no probability: one is put there
+                beginning = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
+                start, tokens = (1, tokens) if beginning is None else (1, [beginning, *tokens])
+            found.append((min(start, len(tokens)), tokens))
+        return found
+
+    def _check_lengths(self, sequences: Iterable[Sequence[int]]) -> None:
+        limit, longest = context_length(self._chat.model.config), max(map(len, sequences), default=0)
+        if limit is not None and longest > limit:
+            raise GenerationError(
+                f"a text has {longest:,} tokens, but the context is {limit:,}: fewer --shots, or --rope-scaling"
+            )
+
+    def _judge_single(
+        self, contexts: dict[tuple[int, ...], list[int]], encoded: list[tuple[int, list[int]]], on_judged: OnJudged
+    ) -> None:
+        """Single tokens after the same context need one forward for all of them."""
+        keys = list(contexts)
+        keys = [keys[i] for i in _order(keys)]
+
+        def judged(place: int, logprobs: torch.Tensor) -> None:
+            for index in contexts[keys[place]]:
+                on_judged(index, Judged(float(logprobs[encoded[index][1][-1]]), 1))
+
+        self.engine.next_logprobs(keys, judged)
+
+    def _judge_several(self, indices: Sequence[int], encoded: list[tuple[int, list[int]]], on_judged: OnJudged) -> None:
+        order = [indices[i] for i in _order([encoded[index][1] for index in indices])]
+
+        def judged(place: int, logprobs: Sequence[float]) -> None:
+            on_judged(order[place], Judged(sum(logprobs), len(logprobs)))
+
+        self.engine.logprobs([encoded[i][1] for i in order], [encoded[i][0] for i in order], on_finish=judged)
+
+
+def fingerprint(path: Path) -> str:
+    """Changes when a checkpoint's files do: of names, sizes, and a few places of each file."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size};".encode())
+        with file.open("rb") as opened:
+            for place in range(0, size, max(size // 8, SAMPLED)):
+                opened.seek(place)
+                digest.update(opened.read(SAMPLED))
+    return digest.hexdigest()[:16]
+
+
+def _order(sequences: Sequence[Sequence[int]]) -> list[int]:
+    """Those with the same beginning together, so that its keys and values are still there; long ones first."""
+    return sorted(range(len(sequences)), key=lambda i: (*sequences[i][:BEGINNING], -len(sequences[i])))
+
+
+def _move_spaces(one: Continuation) -> tuple[str, str]:
+    bare = one.context.rstrip()
+    return (bare, one.context[len(bare) :] + one.text) if bare else (one.context, one.text)

@@ -1,0 +1,17 @@
+"""Answers in what a model wrote: letters, numbers, boxed expressions, code. Pure functions of text.
+
+Two kinds of rules: *strict* ones take what the protocol asked for, to the letter; *lenient* ones also take what a
+person would (Markdown, LaTeX, full-width forms, a letter with its text).
+"""
+
+from __future__ import annotations
+
+import re
+
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
+
+
+def last_number(text: str) -> str | None:
+    """The last number, without commas and a full stop behind it (GSM8K's rule in OpenCompass)."""
+    found = _NUMBER.findall(text)
+    return found[-1].replace(",", "") if found else None

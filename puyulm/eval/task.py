@@ -1,0 +1,212 @@
+"""A benchmark as it will be run: its questions, examples and settings, and a key that names exactly this."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+from puyulm import __version__
+from puyulm.errors import DataError
+from puyulm.eval import ask
+from puyulm.eval.benchmark import Benchmark, Generation, Likelihood, Mode, Preference, Question, Reading
+from puyulm.eval.model import LanguageModel, Prompt, Sampling
+from puyulm.eval.source import SourceContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How a protocol runs a benchmark.
+
+    Attributes:
+        mode: A name from the benchmark's modes.
+        shots: Examples in the prompt.
+        max_new_tokens: None: the mode's own.
+        think: With deep thinking.
+        sampling: How answers are drawn.
+        repeats: Answers to each question; scores are their mean, and pass@k where the benchmark has it.
+    """
+
+    mode: str
+    shots: int = 0
+    max_new_tokens: int | None = None
+    think: bool = False
+    sampling: Sampling = field(default_factory=Sampling)
+    repeats: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Questions to be asked, all of them or this process's part.
+
+    Attributes:
+        protocol: Name of the protocol that the setting comes from, for tables.
+        examples: Of each question's prompt.
+        data_hash: Of questions and examples.
+    """
+
+    benchmark: Benchmark
+    setting: Setting
+    protocol: str
+    questions: Sequence[Question]
+    examples: Callable[[Question], Sequence[Question]]
+    data_hash: str
+    seed: int = 0
+
+    @property
+    def mode(self) -> Mode:
+        return self.benchmark.mode(self.setting.mode)
+
+    def prompt(self, question: Question, repeat: int = 0) -> Prompt:
+        """Of a benchmark that generates."""
+        mode, setting = self.mode, self.setting
+        assert isinstance(mode, Generation)
+        drawn = setting.sampling
+        if drawn.temperature != 0:
+            drawn = Sampling(**{**asdict(drawn), "seed": _seed(self.seed, question.id, repeat)})
+        return ask.prompt(
+            mode, question, self.examples(question),
+            max_new_tokens=setting.max_new_tokens, think=setting.think, sampling=drawn,
+        )  # fmt: skip
+
+    def shown(self, question: Question) -> str:
+        """What the model is given, as text."""
+        mode = self.mode
+        if isinstance(mode, Generation):
+            return self.prompt(question).shown()
+        if isinstance(mode, Likelihood):
+            texts = ask.continuations(mode, question, self.examples(question))
+            same = len({one.context for one in texts}) == 1
+            choices = "\n".join(f"-> {one.text}" if same else f"{one.context} -> {one.text}" for one in texts)
+            return f"{texts[0].context}\n{choices}" if same else choices
+        if isinstance(mode, Reading):
+            one = ask.reading(mode, question)
+            return one.context + one.text
+        assert isinstance(mode, Preference)
+        return "\n\n".join("\n".join(turns) for turns in mode.conversations(question))
+
+    @cached_property
+    def prompts_hash(self) -> str:
+        """Of everything that the model is shown: two runs with the same one have asked the same."""
+        digest = hashlib.sha256()
+        for question in self.questions:
+            digest.update(self.shown(question).encode("utf-8", "surrogatepass"))
+            digest.update(b"\0")
+        return digest.hexdigest()[:16]
+
+    def key(self, model: LanguageModel, judge: LanguageModel | None = None) -> dict[str, Any]:
+        """What samples belong to. It does not depend on how many questions there are (`--limit`), so that a run can
+        be widened."""
+        return {
+            "model": model.fingerprint,
+            "judge": None if judge is None else judge.fingerprint,
+            "task": self.benchmark.name,
+            "protocol": self.protocol,
+            "setting": asdict(self.setting) | {"repeats": None},
+            "seed": self.seed,
+            "version": __version__,
+        }
+
+
+def make_task(
+    benchmark: Benchmark,
+    setting: Setting,
+    context: SourceContext,
+    *,
+    protocol: str = "",
+    subsets: Sequence[str] = (),
+    limit: int | None = None,
+) -> Task:
+    """Reads a benchmark's rows.
+
+    Args:
+        subsets: Which to take; none: all.
+        limit: Questions of each subset, the first ones.
+
+    Raises:
+        DataError: Rows are missing or damaged, or there are too few examples.
+    """
+    mode = benchmark.mode(setting.mode)
+    if unknown := [one for one in subsets if one not in benchmark.subsets]:
+        known = ", ".join(one for one in benchmark.subsets if one) or "none"
+        raise DataError(f"{benchmark.name}: no subset '{unknown[0]}'; known: {known}")
+    chosen = [one for one in benchmark.subsets if not subsets or one in subsets]
+    questions = [one for subset in chosen for one in read_questions(benchmark, subset, "test", context, limit)]
+    if not questions:
+        raise DataError(f"{benchmark.name}: no questions")
+    _check_ids(benchmark, questions)
+    examples = _examples(benchmark, setting, chosen, context) if not isinstance(mode, Reading | Preference) else {}
+    pick = benchmark.pick or (lambda known, question, count: known[:count])
+
+    def examples_for(question: Question) -> Sequence[Question]:
+        if not setting.shots or not examples:
+            return ()
+        known = [one for one in examples[question.subset] if one.id != question.id]
+        return pick(known, question, setting.shots)
+
+    digest = hashlib.sha256()
+    for one in [*questions, *(example for known in examples.values() for example in known)]:
+        digest.update(json.dumps(asdict(one), sort_keys=True, ensure_ascii=False, default=str).encode())
+    return Task(
+        benchmark=benchmark, setting=setting, protocol=protocol, questions=questions, examples=examples_for,
+        data_hash=digest.hexdigest()[:16], seed=context.seed,
+    )  # fmt: skip
+
+
+def read_questions(
+    benchmark: Benchmark, subset: str, role: str, context: SourceContext, limit: int | None = None
+) -> list[Question]:
+    """The questions of a subset.
+
+    Raises:
+        DataError: A row lacks a field, or has one of the wrong kind.
+    """
+    questions: list[Question] = []
+    for number, record in enumerate(benchmark.source.records(benchmark.name, subset, role, context)):
+        if limit is not None and len(questions) >= limit:
+            break
+        try:
+            question = benchmark.read(record, subset, number)
+        except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+            reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
+            where = f"'{role}' row {number}" + (f" of '{subset}'" if subset else "")
+            raise DataError(f"{benchmark.name}: {where} is not as published: {reason}") from None
+        if question is not None:
+            questions.append(question)
+    return questions
+
+
+def _examples(
+    benchmark: Benchmark, setting: Setting, subsets: Sequence[str], context: SourceContext
+) -> Mapping[str, Sequence[Question]]:
+    """Solved questions by subset."""
+    if not setting.shots:
+        return {}
+    if not benchmark.examples:
+        raise DataError(f"{benchmark.name}: there are no examples for its prompts: --shots 0")
+    found: dict[str, Sequence[Question]] = {}
+    for subset in subsets:
+        if isinstance(benchmark.examples, str):
+            found[subset] = read_questions(benchmark, subset, benchmark.examples, context)
+        else:
+            found[subset] = [one for one in benchmark.examples if one.subset in ("", subset)]
+        if (there := len(found[subset])) < setting.shots:
+            of = f" of '{subset}'" if subset else ""
+            raise DataError(f"{benchmark.name}: {setting.shots} examples are asked for, but{of} {there} are there")
+    return found
+
+
+def _check_ids(benchmark: Benchmark, questions: Sequence[Question]) -> None:
+    seen: set[str] = set()
+    for question in questions:
+        if question.id in seen:
+            raise DataError(f"{benchmark.name}: two questions have the id '{question.id}'")
+        seen.add(question.id)
+
+
+def _seed(seed: int, id: str, repeat: int) -> int:
+    """The same for the same question, whatever else is asked."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{id}:{repeat}".encode()).digest()[:7], "big")
