@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from puyulm.eval.benchmark import Benchmark, Generation, Question, Record, Verdict
-from puyulm.eval.extract import last_number
+from puyulm.eval.extract.numbers import last_number
 from puyulm.eval.model import Output
 from puyulm.eval.source import Dataset
 
