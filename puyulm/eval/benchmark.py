@@ -209,13 +209,16 @@ class Benchmark:
         read: A record of the official files (hub's or original form), its subset and its number become a question;
             None: the record is no question (a blank row).
         modes: Ways of asking, by name: "likelihood", "plain", "chat", "thinking", ... The first is the default.
-        subsets: Name of each subset, and the group that it is shown in ("": none).
+        subsets: Name of each subset, and the group that it is shown in ("": none). Where they follow from options, see
+            `Made.subsets`.
         examples: Solved questions for the prompt: a role of the source ("dev") or a fixed list.
         pick: Chooses `shots` examples for a question; None: the first ones of its subset (or of all, where there are
             no subsets).
         metrics: Names of scores; the first is the benchmark's.
         average: Mean of the subsets' means, or of all rows.
         summarise: Scores that are not means of rows' scores (a ratio, a regression); they replace means of their name.
+        keep: Fields of `Question.extra` that samples keep (a depth, a length), for reports.
+        needs: Raises, before any model is loaded, where something is missing that verdicts need (a sandbox, a package).
         percent: Whether scores are shown times 100.
         follows: Whose prompt and rule this is, and where peers differ.
     """
@@ -232,6 +235,8 @@ class Benchmark:
     metrics: tuple[str, ...] = ("accuracy",)
     average: Averaging = "rows"
     summarise: Callable[[Sequence[Sample]], Mapping[str, float]] | None = None
+    keep: tuple[str, ...] = ()
+    needs: Callable[[], None] | None = None
     percent: bool = True
     follows: str = ""
 

@@ -198,7 +198,7 @@ def _ask_judge(task: Task, mode: Generation, judge: LanguageModel, finished: Seq
 
 def _sample(task: Task, one: _Asked, verdict: Verdict, judged: Sequence[Output] = ()) -> Sample:
     outputs = one.outputs
-    extra: dict[str, Any] = {"characters": sum(len(output.text) for output in outputs)}
+    extra = {**_kept(task, one.question), "characters": sum(len(output.text) for output in outputs)}
     if any(output.reasoning for output in outputs):
         extra["reasoning"] = [output.reasoning for output in outputs]
     if judged:
@@ -246,7 +246,7 @@ def _choice_sample(
         id=question.id, subset=question.subset, repeat=repeat, prompt=task.shown(question),
         outputs=tuple(f"{result.logprob:.6f}" for result in results), target=texts[right].strip(),
         scores={mode.metric: float(best == right)}, answer=texts[best].strip(), finish_reason="stop",
-        extra={"chosen": best, "right": right},
+        extra={**_kept(task, question), "chosen": best, "right": right},
     )  # fmt: skip
 
 
@@ -259,7 +259,10 @@ def _read(task: Task, mode: Reading, model: LanguageModel, todo: Todo, keep: Kee
         scores: Mapping[str, float] = {
             "nats": -result.logprob, "tokens": result.tokens, "bytes": len(text.encode()), "characters": len(text),
         }  # fmt: skip
-        keep(question, Sample(question.id, question.subset, repeat, task.shown(question), (), question.target, scores))
+        keep(question, Sample(
+            question.id, question.subset, repeat, task.shown(question), (), question.target, scores,
+            extra=_kept(task, question),
+        ))  # fmt: skip
 
     model.judge(asked, come)
 
@@ -276,8 +279,13 @@ def _prefer(task: Task, mode: Preference, model: LanguageModel, todo: Todo, keep
             margin = rewards[0] - max(rewards[1:])  # none is no preference
             keep(question, Sample(
                 question.id, question.subset, repeat, task.shown(question), tuple(f"{one:.6f}" for one in rewards),
-                question.target, {"accuracy": float(margin > 0)}, finish_reason="stop", extra={"margin": margin},
+                question.target, {"accuracy": float(margin > 0)}, finish_reason="stop",
+                extra={**_kept(task, question), "margin": margin},
             ))  # fmt: skip
+
+
+def _kept(task: Task, question: Question) -> dict[str, Any]:
+    return {name: question.extra[name] for name in task.benchmark.keep if name in question.extra}
 
 
 def _messages(turns: Sequence[str]) -> list[Message]:

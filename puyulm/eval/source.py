@@ -134,11 +134,11 @@ class Made:
 
     Attributes:
         make: Subset and context -> rows.
-        needs: Files below `DATA_DIR/NAME/` that it reads, for the documentation.
+        subsets: Context -> subsets and their groups, where they follow from options (lengths); None: the benchmark's.
     """
 
     make: Callable[[str, SourceContext], Iterator[Mapping[str, Any]]]
-    needs: str = ""
+    subsets: Callable[[SourceContext], Mapping[str, str]] | None = None
 
     def records(self, name: str, subset: str, role: str, context: SourceContext) -> Iterator[Mapping[str, Any]]:
         """Rows of a subset; there are no other roles than "test"."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ from puyulm.errors import DataError
 from puyulm.eval import ask
 from puyulm.eval.benchmark import Benchmark, Generation, Likelihood, Mode, Preference, Question, Reading
 from puyulm.eval.model import LanguageModel, Prompt, Sampling
-from puyulm.eval.source import SourceContext
+from puyulm.eval.source import Made, SourceContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +129,8 @@ def make_task(
     Raises:
         DataError: Rows are missing or damaged, or there are too few examples.
     """
+    if isinstance(benchmark.source, Made) and benchmark.source.subsets is not None:
+        benchmark = replace(benchmark, subsets=benchmark.source.subsets(context))
     mode = benchmark.mode(setting.mode)
     if unknown := [one for one in subsets if one not in benchmark.subsets]:
         known = ", ".join(one for one in benchmark.subsets if one) or "none"
