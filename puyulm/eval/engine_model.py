@@ -19,9 +19,10 @@ from puyulm.engine.request import Completion
 from puyulm.errors import GenerationError
 from puyulm.eval.model import Continuation, Judged, OnJudged, OnOutput, Output, Prompt
 from puyulm.text.chat import render
-from puyulm.text.formats import BASE
+from puyulm.text.formats import BASE, ChatFormat
 from puyulm.text.messages import Message
 from puyulm.text.parse import parse_answer
+from puyulm.text.tokenizer import Tokenizer
 
 BEGINNING = 64  # tokens by which prompts are told to share their examples
 SAMPLED = 1 << 16  # bytes of a weight file that its fingerprint reads at each of a few places
@@ -52,7 +53,7 @@ class EngineModel:
         self.engine.generate([ids[i] for i in order], [params[i] for i in order], on_finish=finished)
 
     def judge(self, continuations: Sequence[Continuation], on_judged: OnJudged) -> None:
-        encoded = self._encode_pairs(continuations)
+        encoded = encode_pairs(self._chat.tokenizer, continuations)
         self._check_lengths(tokens for _, tokens in encoded)
         single: dict[tuple[int, ...], list[int]] = defaultdict(list)  # context -> those of one token after it
         several: list[int] = []
@@ -82,7 +83,7 @@ class EngineModel:
     def _ids(self, prompt: Prompt) -> list[int]:
         tokenizer = self._chat.tokenizer
         if not prompt.messages:
-            return self._bos() + tokenizer.encode(prompt.text + prompt.prefix)
+            return tokenizer.encode(prompt.text + prompt.prefix, bos=True)
         if prompt.tools:
             ids = render(
                 prompt.messages, tokenizer, self._chat.chat_format, tools=prompt.tools, think=prompt.think,
@@ -113,47 +114,17 @@ class EngineModel:
         )  # fmt: skip
 
     def _output(self, prompt: Prompt, completion: Completion) -> Output:
-        message, text = None, completion.text or ""
-        if prompt.messages:
-            message = parse_answer(completion.content_ids, self._chat.tokenizer, self._chat.chat_format)
-            if message.tool_calls or message.code is not None or message.reasoning is not None:
-                text = message.content
-                for stop in prompt.stop:
-                    text = text.split(stop, 1)[0]
-            else:
-                message = Message("assistant", text)  # a stop text is cut off here
+        message, text = split_answer(
+            prompt, completion.content_ids, self._chat.tokenizer, self._chat.chat_format, completion.text
+        )
         top = {}
         if prompt.top_logprobs and completion.top:
             first = completion.top[0]
             top = {self.decode([id]): value for id, value in zip(first.ids, first.logprobs, strict=True)}
         return Output(
-            text=text, reasoning=(message.reasoning or "") if message else "", message=message,
+            text=text, reasoning=message.reasoning or "", message=message,
             finish_reason=str(completion.finish_reason), tokens=len(completion.ids), top_logprobs=top,
         )  # fmt: skip
-
-    def _bos(self) -> list[int]:
-        tokenizer = self._chat.tokenizer
-        return [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
-
-    def _encode_pairs(self, continuations: Sequence[Continuation]) -> list[tuple[int, list[int]]]:
-        """For each, where the judged tokens begin, and all tokens.
-
-        The two texts are encoded together, as they stand in running text; spaces at the end of the context belong to
-        what follows. What is judged are the tokens from where the context's own end (lm-evaluation-harness's rule).
-        """
-        tokenizer, bos = self._chat.tokenizer, self._bos()
-        pairs = [_move_spaces(one) for one in continuations]
-        contexts = {context: None for context, _ in pairs}
-        lengths = dict(zip(contexts, map(len, tokenizer.encode_batch(contexts)), strict=True))
-        wholes = tokenizer.encode_batch(context + text for context, text in pairs)
-        found = []
-        for (context, _), whole in zip(pairs, wholes, strict=True):
-            start, tokens = len(bos) + (lengths[context] if context else 0), bos + whole
-            if start == 0:  # the first token of a text without a beginning has no probability: one is put there
-                beginning = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
-                start, tokens = (1, tokens) if beginning is None else (1, [beginning, *tokens])
-            found.append((min(start, len(tokens)), tokens))
-        return found
 
     def _check_lengths(self, sequences: Iterable[Sequence[int]]) -> None:
         limit, longest = context_length(self._chat.model.config), max(map(len, sequences), default=0)
@@ -182,6 +153,48 @@ class EngineModel:
             on_judged(order[place], Judged(sum(logprobs), len(logprobs)))
 
         self.engine.logprobs([encoded[i][1] for i in order], [encoded[i][0] for i in order], on_finish=judged)
+
+
+def encode_pairs(tokenizer: Tokenizer, continuations: Sequence[Continuation]) -> list[tuple[int, list[int]]]:
+    """For each, where the judged tokens begin, and all tokens.
+
+    The two texts are encoded together, as they stand in running text; spaces at the end of the context belong to what
+    follows. What is judged are the tokens from where the context's own end (lm-evaluation-harness's rule).
+    """
+    bos = tokenizer.encode("", bos=True)
+    pairs = [_move_spaces(one) for one in continuations]
+    contexts = list(dict.fromkeys(context for context, _ in pairs))
+    lengths = dict(zip(contexts, map(len, tokenizer.encode_batch(contexts)), strict=True))
+    wholes = tokenizer.encode_batch(context + text for context, text in pairs)
+    found = []
+    for (context, _), whole in zip(pairs, wholes, strict=True):
+        start, tokens = len(bos) + (lengths[context] if context else 0), bos + whole
+        if start == 0:  # the first token of a text without a beginning has no probability: one is put there
+            beginning = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
+            start, tokens = 1, (tokens if beginning is None else [beginning, *tokens])
+        found.append((min(start, len(tokens)), tokens))
+    return found
+
+
+def split_answer(
+    prompt: Prompt, ids: Sequence[int], tokenizer: Tokenizer, chat_format: ChatFormat, text: str | None = None
+) -> tuple[Message, str]:
+    """An answer as a message, and its text.
+
+    Args:
+        text: Of the ids, where it is known already, cut at stop texts.
+    """
+    if text is None:
+        text = tokenizer.decode(ids, skip_special=True, mid_text=True)
+    if not prompt.messages:
+        return Message("assistant", text), text
+    message = parse_answer(ids, tokenizer, chat_format)
+    if message.tool_calls or message.code is not None or message.reasoning is not None:
+        text = message.content
+        for stop in prompt.stop:
+            text = text.split(stop, 1)[0]
+        return message, text
+    return Message("assistant", text), text
 
 
 def fingerprint(path: Path) -> str:
