@@ -10,8 +10,8 @@ from pathlib import Path
 
 from benchmarks.harness import machine, print_table, write_json
 
-NAMES = ("family", "data", "training", "training_gpu", "serving", "serving_gpu", "serving_load")
-SMOKING = ("training", "training_gpu", "serving", "serving_gpu", "serving_load")
+NAMES = ("family", "data", "training", "training_gpu", "serving", "serving_gpu", "serving_load", "evaluation")
+SMOKING = ("training", "training_gpu", "serving", "serving_gpu", "serving_load", "evaluation")
 
 
 def main() -> int:

@@ -53,6 +53,10 @@ class QueueFull(GenerationError):
     """Too many requests are waiting."""
 
 
+class SandboxError(PuyuError):
+    """Code cannot be run in a sandbox on this machine, or as asked."""
+
+
 class Preempted(Exception):
     """A run was told by a signal to stop, has saved a checkpoint, and should be started again (exit status 75)."""
 

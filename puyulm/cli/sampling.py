@@ -1,4 +1,4 @@
-"""The flags that `generate` and `chat` share: which model, how it is asked, how answers are drawn."""
+"""The flags that `generate`, `chat` and `eval` share: which model, how it is asked, how answers are drawn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FIELDS = (
 )  # fmt: skip
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
+def add_model_flags(parser: argparse.ArgumentParser, *, system: bool = True) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights [the checkpoint's]")
     group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... [a GPU where there is one]")
@@ -31,7 +31,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--chat-format", metavar="NAME", help="how messages are written [told from the checkpoint]")
     group.add_argument("--chat-template", action="store_true", help="use the checkpoint's own jinja template instead")
-    group.add_argument("--system", metavar="TEXT", help="system message [the chat format's own]")
+    if system:
+        group.add_argument("--system", metavar="TEXT", help="system message [the chat format's own]")
     group.add_argument(
         "--think", action="store_true", help="deep thinking (InternLM3): long reasoning, then the answer"
     )

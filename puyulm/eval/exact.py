@@ -1,180 +1,76 @@
-"""Exact-answer evaluation: questions with one right answer, answered greedily, compared after normalising.
+"""Questions of one's own with one right answer, compared after normalising.
 
 A tuned model is asked in its chat format and its whole answer counts. A base model, which knows no chat format, is
-asked in plain text ("Question: ... Answer:", in the question's language), with solved examples before it where they are
-given, and the first line of what it writes counts.
+asked in plain text ("Question: ... Answer:", in the question's language), after solved examples where they are given,
+and the first line of what it writes counts.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from puyulm.engine.config import EngineConfig
-from puyulm.engine.engine import Engine
-from puyulm.engine.params import SamplingParams
 from puyulm.errors import DataError
-from puyulm.model.decoder import Decoder
-from puyulm.text.chat import ChatFormat, Message, render
-from puyulm.text.tokenizer import Tokenizer
-
-TOTAL = "total"
-Z_95 = 1.959963984540054
+from puyulm.eval.benchmark import Benchmark, Generation, Question, Record, Verdict
+from puyulm.eval.model import Output
+from puyulm.eval.source import Made, SourceContext, read_records
 
 _PLAIN = {"en": ("Question: ", "\nAnswer:"), "zh": ("问题：", "\n答案：")}
 _COMMAS, _SPACES = re.compile(r"\s*[,、]\s*"), re.compile(r"\s+")
 _EDGES = " .。!！?？\"'“”‘’"
+_FIELDS = ("prompt", "answer", "kind", "language")
 
 
-@dataclass(frozen=True)
-class ExactItem:
-    """A question with one right answer; `kind` groups items in the report."""
+def exact_benchmark(items: Path, examples: Path | None = None) -> Benchmark:
+    """A benchmark of a jsonl file of `{"prompt", "answer"}`, and where known `"kind"` and `"language"`.
 
-    prompt: str
-    answer: str
-    kind: str = "items"
-    language: str = "en"
+    Args:
+        examples: A file of items from which prompts take examples of the same kind and language.
 
-
-@dataclass(frozen=True)
-class Sample:
-    """One item and what the model made of it."""
-
-    kind: str
-    prompt: str
-    answer: str
-    output: str
-    correct: bool
-    finish_reason: str
-
-
-@dataclass(frozen=True)
-class Score:
-    """Right answers of one kind.
-
-    Attributes:
-        low, high: The 95 % interval of the true rate (Wilson's, from the binomial distribution).
+    Raises:
+        DataError: A file is missing or empty, or a line is damaged; with file and line.
     """
+    rows = read_items(items)
+    kinds = dict.fromkeys(row["kind"] for row in rows)
 
-    kind: str
-    correct: int
-    total: int
-    low: float
-    high: float
+    def make(subset: str, context: SourceContext) -> Iterator[Mapping[str, str]]:
+        return (row for row in rows if row["kind"] == subset)
 
-    @property
-    def rate(self) -> float:
-        return self.correct / self.total
-
-
-@dataclass(frozen=True)
-class ExactReport:
-    """Scores by kind, the total last, and every sample in the order of the items."""
-
-    scores: list[Score]
-    samples: list[Sample]
-
-    @property
-    def total(self) -> Score:
-        return self.scores[-1]
-
-    def table(self) -> str:
-        """The scores as lines of text."""
-        width = max(len(score.kind) for score in self.scores)
-        return "\n".join(
-            f"{score.kind:<{width}}  {score.correct:>5} of {score.total:<5}  {100 * score.rate:5.1f} %"
-            f"  (95 %: {100 * score.low:.1f} to {100 * score.high:.1f})"
-            for score in self.scores
-        )
+    solved = [] if examples is None else [_question(row, f"example {i}") for i, row in enumerate(read_items(examples))]
+    return Benchmark(
+        name=re.sub(r"[^\w.-]+", "-", items.stem) or "items",
+        title=items.stem,
+        dimension="text",
+        source=Made(make),
+        read=lambda record, subset, number: _question(record, f"{subset}/{number}"),
+        subsets=dict.fromkeys(kinds, ""),
+        examples=tuple(solved),
+        pick=_same_kind,
+        modes={"chat": CHAT, "plain": PLAIN},
+    )
 
 
-def read_items(path: Path) -> list[ExactItem]:
-    """Items of a jsonl file: `{"prompt", "answer"}`, and where known `"kind"` and `"language"`.
+def read_items(path: Path) -> list[dict[str, str]]:
+    """Items with all four fields.
 
     Raises:
         DataError: The file is missing or empty, or a line is damaged; with file and line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read items: {path}: {getattr(error, 'strerror', 'not UTF-8')}") from None
     items = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            fields = {name: row[name] for name in ("prompt", "answer", "kind", "language") if name in row}
-            item = ExactItem(**fields)
-        except (ValueError, TypeError):
-            raise DataError(f'{path}:{number}: expected {{"prompt": "...", "answer": "..."}}') from None
-        if not all(isinstance(value, str) for value in fields.values()) or not normalise(item.answer):
+    for number, row in enumerate(read_records(path), 1):
+        item = {"kind": "items", "language": "en"} | {name: row[name] for name in _FIELDS if name in row}
+        if not {"prompt", "answer"} <= item.keys():
+            raise DataError(f'{path}: item {number}: expected {{"prompt": "...", "answer": "..."}}')
+        if not all(isinstance(value, str) for value in item.values()) or not normalise(item["answer"]):
             raise DataError(
-                f"{path}:{number}: prompt, answer, kind and language must be text, and the answer not empty"
+                f"{path}: item {number}: prompt, answer, kind and language must be text, and the answer not empty"
             )
         items.append(item)
     if not items:
         raise DataError(f"{path}: no items")
     return items
-
-
-def evaluate(
-    model: Decoder,
-    tokenizer: Tokenizer,
-    items: Sequence[ExactItem],
-    chat_format: ChatFormat | None,
-    *,
-    examples: Sequence[ExactItem] = (),
-    shots: int = 0,
-    max_new_tokens: int = 64,
-    batch_size: int = 64,
-) -> ExactReport:
-    """Asks a model all items and scores its answers.
-
-    Args:
-        chat_format: How to ask; None asks in plain text, for base models.
-        examples: Solved items, from which plain-text prompts take the first `shots` of the same kind and language.
-
-    Raises:
-        DataError: There are no items, or fewer examples of a kind than `shots`.
-    """
-    if not items:
-        raise DataError("there are no items to answer")
-    if chat_format is None:
-        prompts = [plain_prompt(item, tokenizer, _shots(item, examples, shots)) for item in items]
-        stops = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens, stop=("\n",))
-    else:
-        prompts = [chat_prompt(item, tokenizer, chat_format) for item in items]
-        stop_ids = tuple(sorted(chat_format.stop_ids(tokenizer)))
-        stops = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
-    engine = Engine(model, tokenizer, EngineConfig(max_running=batch_size))
-    completions = engine.generate(prompts, stops, progress="answering")
-    samples = []
-    for item, completion in zip(items, completions, strict=True):
-        output = completion.text or ""
-        correct = normalise(output) == normalise(item.answer)
-        samples.append(Sample(item.kind, item.prompt, item.answer, output, correct, completion.finish_reason))
-    return ExactReport(score(samples), samples)
-
-
-def chat_prompt(item: ExactItem, tokenizer: Tokenizer, chat_format: ChatFormat) -> list[int]:
-    """The question as a user's message, up to where the answer begins."""
-    return render([Message("user", item.prompt)], tokenizer, chat_format, add_generation_prompt=True).ids
-
-
-def plain_prompt(item: ExactItem, tokenizer: Tokenizer, examples: Sequence[ExactItem] = ()) -> list[int]:
-    """The question in plain text, after solved examples, up to where the answer begins."""
-    question, answer = _PLAIN.get(item.language, _PLAIN["en"])
-    solved = "".join(f"{question}{example.prompt}{answer} {example.answer}\n\n" for example in examples)
-    bos = [tokenizer.bos_id] if tokenizer.bos_id is not None else []
-    return [*bos, *tokenizer.encode(f"{solved}{question}{item.prompt}{answer}")]
 
 
 def normalise(text: str) -> str:
@@ -183,45 +79,40 @@ def normalise(text: str) -> str:
     return _SPACES.sub(" ", _COMMAS.sub(",", text))
 
 
-def score(samples: Iterable[Sample]) -> list[Score]:
-    """Scores by kind, in the order of their first samples, and the total."""
-    correct: Counter[str] = Counter()
-    total: Counter[str] = Counter()
-    for sample in samples:
-        correct.update({sample.kind: sample.correct, TOTAL: sample.correct})
-        total.update({sample.kind: 1, TOTAL: 1})
-    kinds = [*(kind for kind in total if kind != TOTAL), TOTAL]
-    return [Score(kind, correct[kind], total[kind], *wilson_interval(correct[kind], total[kind])) for kind in kinds]
+def verdict(question: Question, outputs: Sequence[Output]) -> Verdict:
+    answer = normalise(outputs[-1].text)
+    return Verdict({"accuracy": float(answer == normalise(question.target))}, answer or None)
 
 
-def wilson_interval(correct: int, total: int, z: float = Z_95) -> tuple[float, float]:
-    """The rates that a binomial count of `correct` in `total` is compatible with.
-
-    Wilson's interval: the rates p with |correct / total - p| <= z sqrt(p (1 - p) / total).
-    """
-    rate, spread = correct / total, z * z / total
-    centre = (rate + spread / 2) / (1 + spread)
-    reach = z / (1 + spread) * math.sqrt(rate * (1 - rate) / total + spread / (4 * total))
-    return max(0.0, centre - reach), min(1.0, centre + reach)
+def _question(item: Record, id: str) -> Question:
+    return Question(id, item["prompt"], item["answer"], item["kind"], extra={"language": item["language"]})
 
 
-def write_report(report: ExactReport, folder: Path) -> None:
-    """Writes `scores.json` and `samples.jsonl`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in report.samples)
-    _write(folder / "samples.jsonl", lines)
-    scores = [asdict(score) | {"rate": score.rate} for score in report.scores]
-    _write(folder / "scores.json", json.dumps(scores, ensure_ascii=False, indent=2) + "\n")
+def _same_kind(known: Sequence[Question], question: Question, count: int) -> list[Question]:
+    """Those of the same kind and language."""
+    wanted = (question.subset, question.extra["language"])
+    same = [one for one in known if (one.subset, one.extra["language"]) == wanted]
+    if len(same) < count:
+        raise DataError(f"{count} examples are asked for, but '{wanted[0]}' in {wanted[1]} has {len(same)}")
+    return same[:count]
 
 
-def _shots(item: ExactItem, examples: Sequence[ExactItem], shots: int) -> list[ExactItem]:
-    same = [example for example in examples if (example.kind, example.language) == (item.kind, item.language)]
-    if len(same) < shots:
-        raise DataError(f"{shots} examples are asked for, but '{item.kind}' in {item.language} has {len(same)}")
-    return same[:shots]
+def _plain(question: Question) -> str:
+    before, after = _PLAIN.get(question.extra["language"], _PLAIN["en"])
+    return f"{before}{question.text}{after}"
 
 
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+CHAT = Generation(
+    prompt=lambda question: question.text,
+    solution=lambda question: question.target,
+    verdict=verdict,
+    max_new_tokens=64,
+)
+PLAIN = Generation(
+    prompt=_plain,
+    solution=lambda question: f" {question.target}",
+    verdict=verdict,
+    chat=False,
+    stop=("\n",),
+    max_new_tokens=64,
+)

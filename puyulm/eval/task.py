@@ -123,7 +123,7 @@ def make_task(
     """Reads a benchmark's rows.
 
     Args:
-        subsets: Which to take; none: all.
+        subsets: Which to take, or groups of them; none: all.
         limit: Questions of each subset, the first ones.
 
     Raises:
@@ -132,10 +132,11 @@ def make_task(
     if isinstance(benchmark.source, Made) and benchmark.source.subsets is not None:
         benchmark = replace(benchmark, subsets=benchmark.source.subsets(context))
     mode = benchmark.mode(setting.mode)
-    if unknown := [one for one in subsets if one not in benchmark.subsets]:
-        known = ", ".join(one for one in benchmark.subsets if one) or "none"
+    names = {**benchmark.subsets, **dict.fromkeys(benchmark.subsets.values())}
+    if unknown := [one for one in subsets if one not in names]:
+        known = ", ".join(one for one in names if one) or "none"
         raise DataError(f"{benchmark.name}: no subset '{unknown[0]}'; known: {known}")
-    chosen = [one for one in benchmark.subsets if not subsets or one in subsets]
+    chosen = [one for one, group in benchmark.subsets.items() if not subsets or one in subsets or group in subsets]
     questions = [one for subset in chosen for one in read_questions(benchmark, subset, "test", context, limit)]
     if not questions:
         raise DataError(f"{benchmark.name}: no questions")
@@ -146,7 +147,7 @@ def make_task(
     def examples_for(question: Question) -> Sequence[Question]:
         if not setting.shots or not examples:
             return ()
-        known = [one for one in examples[question.subset] if one.id != question.id]
+        known = [one for one in examples[question.subset] if not _same(one, question)]
         return pick(known, question, setting.shots)
 
     digest = hashlib.sha256()
@@ -197,8 +198,13 @@ def _examples(
             found[subset] = [one for one in benchmark.examples if one.subset in ("", subset)]
         if (there := len(found[subset])) < setting.shots:
             of = f" of '{subset}'" if subset else ""
-            raise DataError(f"{benchmark.name}: {setting.shots} examples are asked for, but{of} {there} are there")
+            raise DataError(f"{benchmark.name}: {setting.shots} examples are asked for, but{of} there are {there}")
     return found
+
+
+def _same(example: Question, question: Question) -> bool:
+    """Whether an example is the question itself, where both are of one file; ids say nothing over several files."""
+    return (example.text, example.choices) == (question.text, question.choices)
 
 
 def _check_ids(benchmark: Benchmark, questions: Sequence[Question]) -> None:

@@ -15,7 +15,11 @@ from puyulm.cli import main
 from puyulm.data.packing import IGNORE, PackedBatch
 from puyulm.engine.load import load_chat_model
 from puyulm.errors import DataError, RecipeError, TrainError
-from puyulm.eval.exact import ExactItem, evaluate
+from puyulm.eval.engine_model import EngineModel
+from puyulm.eval.exact import exact_benchmark
+from puyulm.eval.run import run_task
+from puyulm.eval.source import SourceContext
+from puyulm.eval.task import Setting, make_task
 from puyulm.model.checkpoint import load_config, save_model
 from puyulm.recipe import load_recipe
 from puyulm.text.chat import Message, chat_format_for, render
@@ -185,13 +189,15 @@ def test_a_whole_run_learns_its_answers(tmp_path: Path, base: Path, capsys: pyte
     printed = capsys.readouterr().err
     assert "sft: 4 conversations" in printed and result.steps == 40 and result.validation["loss"] < 0.1
     assert [row["step"] for row in read_json_lines(tmp_path / "out" / "validation.jsonl")] == [20, 40]
-    items = [ExactItem(question, answer) for question, answer in PAIRS.items()]
+    items = tmp_path / "items.jsonl"
+    items.write_text("".join(json.dumps({"prompt": a, "answer": b}) + "\n" for a, b in PAIRS.items()))
+    task = make_task(exact_benchmark(items), Setting(mode="chat", max_new_tokens=16), SourceContext())
     for path, expected in ((base, 0), (tmp_path / "out" / "model", len(PAIRS))):
-        engine = load_chat_model(str(path), device="cpu")
-        report = evaluate(engine.model, engine.tokenizer, items, engine.chat_format, max_new_tokens=16)
-        assert report.total.correct == expected, report.samples
-    assert engine.tokenizer.token_to_id("<|im_end|>") in load_config(path).eos_token_ids
-    assert all(sample.finish_reason == "stop" for sample in report.samples)
+        chat = load_chat_model(str(path), device="cpu")
+        samples = run_task(task, EngineModel(chat, "tuned"), tmp_path / "finished").values()
+        assert sum(sample.scores["accuracy"] for sample in samples) == expected, samples
+    assert chat.tokenizer.token_to_id("<|im_end|>") in load_config(path).eos_token_ids
+    assert all(sample.finish_reason == "stop" for sample in samples)
 
 
 def test_the_base_model_is_part_of_the_run(tmp_path: Path, base: Path, tokenizer: Tokenizer) -> None:

@@ -55,6 +55,16 @@ def test_parts_make_the_whole(context: SourceContext, tmp_path: Path) -> None:
     assert model.asked == 0
 
 
+def test_a_question_is_no_example_of_itself(context: SourceContext, tmp_path: Path) -> None:
+    other = [{"question": f"What is {n} - {n}?", "answer": "#### 0"} for n in range(5)]
+    (tmp_path / "data" / "gsm8k" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in other))
+    task = task_of(gsm8k.BENCHMARK, context, "chat", shots=4)
+    assert [one.text for one in task.examples(task.questions[0])] == [row["question"] for row in other[:4]]
+    (tmp_path / "data" / "gsm8k" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    task = task_of(gsm8k.BENCHMARK, context, "chat", shots=4)
+    assert [one.text for one in task.examples(task.questions[1])] == [ROWS[n]["question"] for n in (0, 2, 3, 4)]
+
+
 def test_missing_rows_say_which_files_to_place_where(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"place dev/anatomy_dev.csv or anatomy/dev/\*.parquet in .*mmlu"):
         list(mmlu.BENCHMARK.source.records("mmlu", "anatomy", "dev", SourceContext(data_dir=tmp_path, offline=True)))

@@ -1,0 +1,149 @@
+"""Many tasks, one after another, with one model: what `puyu eval` does."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from puyulm import __version__
+from puyulm.errors import DataError
+from puyulm.eval.benchmark import Benchmark
+from puyulm.eval.model import LanguageModel, Sampling
+from puyulm.eval.protocols import find_protocol, setting_for
+from puyulm.eval.published import model_name, published_for
+from puyulm.eval.results import Result, Run, make_result, write_run, write_samples
+from puyulm.eval.run import Part, run_task
+from puyulm.eval.source import Made, SourceContext
+from puyulm.eval.task import Setting, Task, make_task
+
+FINISHED = "finished"  # folder below the results, for samples as they come
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to run.
+
+    Attributes:
+        benchmarks: In this order.
+        protocol: A name from `puyulm.eval.protocols.PROTOCOLS`.
+        chat: Whether the model is asked through its chat format.
+        mode, shots, max_new_tokens, think, repeats, sampling: Instead of the protocol's; None: as it says.
+        subsets: Of each benchmark that has them; none: all.
+        limit: Questions of each subset.
+        context: For the sources.
+    """
+
+    benchmarks: Sequence[Benchmark]
+    protocol: str
+    chat: bool = True
+    mode: str | None = None
+    shots: int | None = None
+    max_new_tokens: int | None = None
+    think: bool | None = None
+    repeats: int | None = None
+    sampling: Sampling | None = None
+    subsets: Sequence[str] = ()
+    limit: int | None = None
+    context: SourceContext = field(default_factory=SourceContext)
+
+    def setting(self, benchmark: Benchmark) -> Setting:
+        """The protocol's, with what the plan changes."""
+        setting = setting_for(benchmark, find_protocol(self.protocol), self.chat)
+        if self.mode is not None and self.mode != setting.mode:
+            benchmark.mode(self.mode)
+            setting = Setting(mode=self.mode, shots=setting.shots)
+        names = ("shots", "max_new_tokens", "think", "repeats", "sampling")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return replace(setting, **given)
+
+
+def make_tasks(plan: Plan, model: LanguageModel | None) -> list[Task]:
+    """The tasks of a plan.
+
+    Args:
+        model: None before one is loaded: then only tasks whose rows need no tokenizer are made, so that missing files
+            show at once.
+
+    Raises:
+        DataError: Rows are missing, of one or several benchmarks: a line for each.
+    """
+    tasks, problems = [], []
+    for benchmark in plan.benchmarks:
+        if model is None and isinstance(benchmark.source, Made):
+            continue
+        own = [one for one in plan.subsets if one in benchmark.subsets] or list(plan.subsets)
+        several = len(plan.benchmarks) > 1
+        try:
+            tasks.append(make_task(
+                benchmark, plan.setting(benchmark), replace(plan.context, model=model), protocol=plan.protocol,
+                subsets=[one for one in own if not several or one in benchmark.subsets], limit=plan.limit,
+            ))  # fmt: skip
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))
+    return tasks
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    model: LanguageModel,
+    out: Path,
+    *,
+    judge: LanguageModel | None = None,
+    part: Part | None = None,
+    barrier: Callable[[], None] = lambda: None,
+    command: str = "",
+    on_result: Callable[[Result], None] = lambda result: None,
+) -> Run | None:
+    """Runs tasks and writes results after each, so that an interruption loses none.
+
+    Args:
+        out: Folder for results and samples.
+        part: This process's share, where several work on the same folder.
+        barrier: Waits for the other processes.
+        command: As typed, for the record.
+        on_result: Called after each task.
+
+    Returns:
+        The run; None in all processes but the first.
+    """
+    part = part or Part()
+    run = Run(
+        model=model_name(model.name), fingerprint=model.fingerprint, judge="" if judge is None else judge.name,
+        command=command, date=_now(), versions=_versions(), results=(),
+    )  # fmt: skip
+    for task in tasks:
+        begun = time.monotonic()
+        samples = run_task(task, model, out / FINISHED, judge=judge, part=part)
+        barrier()
+        if part.index == 0:
+            if part.count > 1:  # all that the others have written
+                samples = run_task(task, model, out / FINISHED, judge=judge)
+            result = make_result(
+                task, list(samples.values()), write_samples(list(samples.values()), out, task.benchmark.name),
+                published=published_for(task.benchmark.name), seconds=time.monotonic() - begun,
+            )  # fmt: skip
+            run = replace(run, date=_now(), results=(*run.results, result))
+            write_run(run, out)
+            on_result(result)
+        barrier()
+    return run if part.index == 0 else None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "puyulm": __version__, "torch": torch.__version__, "python": platform.python_version(),
+        "platform": sys.platform,
+    }  # fmt: skip
