@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -65,6 +65,13 @@ class Case:
     batches: tuple[int, ...] = (64, 256)
     prompt: int = 256
     new: int = 256
+
+
+class Found(NamedTuple):
+    """A peer's rate, None where it failed, and what is to be said about it."""
+
+    rate: float | None
+    note: str
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,7 @@ def _told(name: str, measure: Callable[[], list[Row]]) -> list[Row]:
 
 def case_rows(case: Case, device: torch.device) -> list[Row]:
     """Our figures of a case, and those of the peer."""
+    _free(device)
     limit = bandwidth(device)
     model = random_model(case.config, device, case.bits)
     read = weight_bytes(model) / 1e9
@@ -153,9 +161,9 @@ def case_rows(case: Case, device: torch.device) -> list[Row]:
     names = {batch: f"{case.name}, batch {batch}, {case.prompt} + {case.new} tokens" for batch in case.batches}
     if not installed("transformers"):
         return rows + [missing(names[batch], "new tok/s", "transformers>=5.0", BATCH_TARGET) for batch in case.batches]
-    theirs = peer_throughput(replace(case, name="", bits="bf16", share=None), device)
     for batch in case.batches:
-        found, note = theirs[batch]
+        found, note = peer_throughput(case.config, batch, case.prompt, case.new, device)
+        _free(device)
         ratio = None if found is None else ours[batch] / found
         rows.append(Row(names[batch], "new tok/s", ours[batch], found, f"{PEER} bf16{note}", ratio, BATCH_TARGET))
     return rows
@@ -197,7 +205,7 @@ def weight_bytes(model: Decoder) -> int:
 def _decode_rate(model: Decoder, case: Case, device: torch.device) -> float:
     """Tokens per second of one sequence, the first one left out; the median of several rounds."""
     engine = Engine(model, config=EngineConfig(memory=_cache_bytes(case, 1), max_running=1, prefix_cache=False))
-    prompts = _prompts(case, 1)
+    prompts = _prompts(case.config, 1, case.prompt)
     rates = []
     for number in range(ROUNDS + 1):
         first = _seconds(lambda: engine.generate(prompts, _params(1)), device)
@@ -211,50 +219,44 @@ def _throughput(model: Decoder, case: Case, batch: int) -> float:
     """New tokens per second of whole runs."""
     device = model.embed.weight.device
     config = EngineConfig(memory=_cache_bytes(case, batch), max_running=batch, prefix_cache=False)
-    engine, prompts = Engine(model, config=config), _prompts(case, batch)
+    engine, prompts = Engine(model, config=config), _prompts(case.config, batch, case.prompt)
     engine.generate(prompts, _params(case.new))  # compiles and records
     times = [_seconds(lambda: engine.generate(prompts, _params(case.new)), device) for _ in range(ROUNDS)]
     return batch * case.new / statistics.median(times)
 
 
 @functools.cache
-def peer_throughput(case: Case, device: torch.device) -> dict[int, tuple[float | None, str]]:
-    """New tokens per second of each batch, and what is to be said about them. What a call costs by itself, as a call
-    for a single token shows, is left out."""
+def peer_throughput(config: ModelConfig, batch: int, prompt: int, new: int, device: torch.device) -> Found:
+    """New tokens per second of whole runs by transformers. What a call costs by itself, as a call for a single token
+    shows, is left out."""
     import transformers
 
     # InternLM2 as transformers knows it: a Llama, whose q, k and v are rows of one matrix of ours.
-    shape = transformers.LlamaConfig(**config_to_json(case.config, "llama"))
+    shape = transformers.LlamaConfig(**config_to_json(config, "llama"))
     with device:
         model: Any = transformers.AutoModelForCausalLM.from_config(
             shape, dtype=torch.bfloat16, attn_implementation="sdpa"
         )
     model.eval()
-    settings = transformers.GenerationConfig(max_new_tokens=case.new, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    settings = transformers.GenerationConfig(max_new_tokens=new, do_sample=False, eos_token_id=-1, pad_token_id=0)
     logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)  # it advises at every call
-    found: dict[int, tuple[float | None, str]] = {}
-    for batch in case.batches:
-        prompts = _prompts(case, batch)
+    prompts = _prompts(config, batch, prompt)
 
-        def answer(prompts: list[list[int]] = prompts, new: int = case.new) -> int:
-            # The manager is kept, so that what is timed does not begin with its making.
-            answers = model.generate_batch(  # noqa: F821
-                inputs=prompts, generation_config=settings, persistent_manager=True, max_new_tokens=new
-            )
-            return sum(len(one.generated_tokens) for one in answers.values())
+    def answer(prompts: list[list[int]], new: int) -> int:
+        # The manager is kept, so that what is timed does not begin with its making.
+        answers = model.generate_batch(
+            inputs=prompts, generation_config=settings, persistent_manager=True, max_new_tokens=new
+        )
+        return sum(len(one.generated_tokens) for one in answers.values())
 
-        try:
-            made = answer()
-            if made != batch * case.new:
-                raise RuntimeError(f"{made} tokens instead of {batch * case.new}")
-            fixed = min(_seconds(lambda: answer(prompts[:1], 1), device) for _ in range(ROUNDS))  # noqa: B023
-            times = [_seconds(answer, device) for _ in range(ROUNDS)]
-            found[batch] = batch * case.new / max(statistics.median(times) - fixed, 1e-3), ""
-        except Exception as error:  # a peer that fails is a row, not an end
-            found[batch] = None, f": {type(error).__name__}: {error}"[:100]
-    del model
-    _free(device)
-    return found
+    try:
+        if (made := answer(prompts, new)) != batch * new:
+            raise RuntimeError(f"{made} tokens instead of {batch * new}")
+        fixed = min(_seconds(lambda: answer(prompts[:1], 1), device) for _ in range(ROUNDS))
+        whole = statistics.median(_seconds(lambda: answer(prompts, new), device) for _ in range(ROUNDS))
+    except Exception as error:  # a peer that fails is a row, not an end
+        return Found(None, f": {type(error).__name__}: {error}"[:100])
+    return Found(batch * new / max(whole - fixed, 1e-3), "")
 
 
 def long_rows(case: Long, device: torch.device) -> list[Row]:
@@ -307,8 +309,8 @@ def _cache_bytes(case: Case, batch: int) -> int:
     return batch * blocks * BLOCK_SIZE * 2 * config.num_layers * config.num_kv_heads * config.head_dim * 2
 
 
-def _prompts(case: Case, batch: int) -> list[list[int]]:
-    ids = np.random.default_rng(batch).integers(FIRST_ID, case.config.vocab_size, (batch, case.prompt))
+def _prompts(config: ModelConfig, batch: int, length: int) -> list[list[int]]:
+    ids = np.random.default_rng(batch).integers(FIRST_ID, config.vocab_size, (batch, length))
     return [list(map(int, row)) for row in ids]
 
 

@@ -43,6 +43,8 @@ NONSENSE: list[tuple[str, Any]] = [
 ]  # fmt: skip
 LEAVING, WRITING_NONSENSE = 0.15, 0.1  # shares of the clients
 WRONG = "WRONG"
+# A server ends idle connections after 5 seconds, perhaps just when one is used again.
+LIMITS = httpx.Limits(max_connections=None, keepalive_expiry=2)
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ async def soak(url: str, pids: list[int], requests: int, rounds: int, victim: in
         pids: Processes whose memory is looked at.
         victim: A replica to be killed in one more round.
     """
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=httpx.Limits(max_connections=None)) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=600, limits=LIMITS) as client:
         tools = (await client.post(CHAT, json=asks(True)[-1].body)).status_code == 200
         known = [Ask(ask.path, ask.body, await answer_of(client, ask)) for ask in asks(tools)]
         sizes, good = [], True

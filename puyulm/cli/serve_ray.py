@@ -27,7 +27,8 @@ def serve_on_ray(args: argparse.Namespace, settings: ServeSettings) -> int:
     """Serves until a signal ends it. Connects to the cluster that runs, or starts one on this machine.
 
     Raises:
-        GenerationError: Ray is missing, a flag does not work over machines, or the replicas cannot start.
+        GenerationError: Ray is missing, the cluster serves something else, a flag does not work over machines, the
+            port is taken, or the replicas cannot start.
     """
     check_flags(args)
     _check_model(args)
@@ -41,9 +42,16 @@ def serve_on_ray(args: argparse.Namespace, settings: ServeSettings) -> int:
     ray.init(logging_level=logging.ERROR, log_to_driver=False)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
-        options, one_of = placement(args.device, args.replicas, ray.nodes())
-        args.one_of = one_of
-        serve.start(http_options={"host": args.host, "port": args.port})
+        if others := serve.status().applications:  # which would not survive our end
+            names = ", ".join(others)
+            raise GenerationError(f"this Ray cluster serves {names} already: end that with `serve shutdown`")
+        options, args.one_of = placement(args.device, args.replicas, ray.nodes())
+        try:
+            serve.start(http_options={"host": args.host, "port": args.port})
+        except RuntimeError as error:
+            raise GenerationError(
+                f"cannot listen at {args.host}:{args.port} ({_reason(str(error))}): choose another --host or --port"
+            ) from None
         deployment = serve.deployment(
             name="model", num_replicas=args.replicas,
             ray_actor_options=options, max_ongoing_requests=args.max_running + args.max_queue,
@@ -52,7 +60,9 @@ def serve_on_ray(args: argparse.Namespace, settings: ServeSettings) -> int:
         try:
             serve.run(deployment.bind(), name=APPLICATION, route_prefix="/")
         except RuntimeError as error:
-            raise GenerationError(f"the replicas did not start: {_reason(error)}") from None
+            states = serve.status().applications[APPLICATION].deployments.values()
+            told = "\n".join([str(error), *(state.message for state in states)])
+            raise GenerationError(f"the replicas did not start: {_reason(told)}") from None
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
@@ -62,6 +72,7 @@ def serve_on_ray(args: argparse.Namespace, settings: ServeSettings) -> int:
             flush=True,
         )
         stop.wait()
+        serve.delete(APPLICATION)  # running answers are finished first
         serve.shutdown()
     finally:
         ray.shutdown()
@@ -144,7 +155,8 @@ def _whole(adapter: str) -> str:
     return f"{name}={Path(path).absolute()}"
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(report: str) -> str:
     """The line of Ray's report that names the cause."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception): ", line)), lines[0])
+    lines = [line.strip() for line in report.splitlines() if line.strip()]
+    cause = next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception): ", line)), lines[0])
+    return re.sub(r"^puyulm\.errors\.\w+: ", "", cause)

@@ -102,7 +102,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         settings = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: holds no adapter_config.json, so it is no LoRA adapter") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from None
     if not isinstance(settings, dict):
         raise CheckpointError(f"{file}: must hold a JSON object, not a {type(settings).__name__}")

@@ -123,7 +123,7 @@ class AsyncEngine:
 
         def submit() -> None:
             # Not the queue's length: what has come since the last step may find a place in the next.
-            if self.engine.scheduler.alive >= self.engine.scheduler.limits.max_running + self.max_waiting:
+            if self.engine.scheduler.unfinished >= self.engine.scheduler.limits.max_running + self.max_waiting:
                 raise QueueFull(f"{self.max_waiting} requests are waiting already: try again in a moment")
             request = self.engine.submit(
                 prompt, params, task=task, first_logprob=first_logprob, answer=answer,

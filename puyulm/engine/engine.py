@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,6 +39,7 @@ from puyulm.engine.sampler import RowSampler, Sampled, sample
 from puyulm.engine.scheduler import Scheduler
 from puyulm.engine.text import AnswerReader, AnswerText
 from puyulm.engine.thinking import ThinkingBudget
+from puyulm.engine.transfer import upload
 from puyulm.errors import GenerationError
 from puyulm.model.config import ModelConfig
 from puyulm.model.decoder import Decoder
@@ -68,6 +70,7 @@ class Counters:
 
 
 READING = SamplingParams(max_new_tokens=1)  # of a sequence that nothing is sampled from
+ROWS_OF_LOGITS = 32  # computed at once by `next_logprobs`: the output matrix is read once for all of them
 
 
 class Engine:
@@ -140,7 +143,12 @@ class Engine:
         try:
             for number, (prompt, one) in enumerate(zip(prompts, each, strict=True)):
                 requests += self._samples(prompt, one, adapter, on_token, f"prompt {number}", len(requests))
-            self._run(requests, progress, "answer", on_finish)
+
+            def finished(index: int, request: Request) -> None:
+                if on_finish is not None:
+                    on_finish(index, request.completion())
+
+            self._run(requests, progress, "answer", finished)
         finally:
             self._drop(requests)
         return [request.completion() for request in requests]
@@ -164,13 +172,14 @@ class Engine:
 
     def logprobs(
         self, sequences: Sequence[Prompt], starts: int | Sequence[int] = 1, *, adapter: str | None = None,
-        progress: str | None = None,
+        progress: str | None = None, on_finish: Callable[[int, list[float]], None] | None = None,
     ) -> list[list[float]]:  # fmt: skip
         """Log-probabilities of the tokens of sequences.
 
         Args:
             starts: Of each sequence (or all), the position of the first token that is judged, 1 or more. What comes
                 before may be taken from the prefix cache.
+            on_finish: Called with the index of a sequence and its log-probabilities as soon as they are known.
 
         Returns:
             For each sequence those of its tokens from `starts` to the end.
@@ -184,7 +193,41 @@ class Engine:
                     f"sequence {number}: the first judged position must be between 1 and {len(sequence)}, not {first}"
                 )
         jobs: list[_Job] = [("logprobs", sequence, first) for sequence, first in zip(sequences, firsts, strict=True)]
-        return [request.prompt_logprobs for request in self._read(jobs, adapter, progress)]
+
+        def finished(index: int, request: Request) -> None:
+            if on_finish is not None:
+                on_finish(index, request.prompt_logprobs)
+
+        return [request.prompt_logprobs for request in self._read(jobs, adapter, progress, finished)]
+
+    def next_logprobs(
+        self, prompts: Sequence[Prompt], on_finish: Callable[[int, Tensor], None], *, adapter: str | None = None
+    ) -> None:
+        """What the model expects after each prompt.
+
+        Args:
+            on_finish: Called with the index of a prompt and the log-probabilities `[V]` of all tokens after it. They
+                come in no order, and are not kept.
+        """
+        known: list[tuple[int, Tensor]] = []
+
+        def give() -> None:
+            if not known:
+                return
+            with torch.inference_mode():
+                logprobs = self.runner.logits(torch.stack([row for _, row in known])).log_softmax(-1)
+            for (index, _), row in zip(known, logprobs.cpu(), strict=True):
+                on_finish(index, row)
+            known.clear()
+
+        def finished(index: int, request: Request) -> None:
+            if request.pooled is not None:
+                known.append((index, request.pooled))
+            if len(known) >= ROWS_OF_LOGITS:
+                give()
+
+        self._read([("last", prompt, None) for prompt in prompts], adapter, None, finished)
+        give()
 
     def score(self, sequences: Sequence[Prompt], *, progress: str | None = None) -> list[float]:
         """Rewards, read at the last token of each sequence (which a reward model's format has put there).
@@ -360,14 +403,14 @@ class Engine:
                 request.finish_reason = "stop"
                 done.append(request)
         if ready:
-            done += self._choose(ready, hidden if len(rows) == offset else hidden[rows])
+            done += self._extend(ready, hidden if len(rows) == offset else _rows_of(hidden, rows))
         self._count(done)
         for request in done:
             request.times.finished = time.monotonic()
             self.scheduler.remove(request)
         return done
 
-    def _choose(self, ready: Sequence[Request], hidden: Tensor) -> list[Request]:
+    def _extend(self, ready: Sequence[Request], hidden: Tensor) -> list[Request]:
         """Draws a token for each of `ready`, and another one as long as the last is what was guessed.
 
         Args:
@@ -383,7 +426,7 @@ class Engine:
         while drawing:
             every = len(drawing) == len(logits)
             chosen = sample(
-                logits if every else logits[[first + depth for _, first in drawing]],
+                logits if every else _rows_of(logits, [first + depth for _, first in drawing]),
                 [request.sampler for request, _ in drawing if request.sampler is not None],
             )
             now = time.monotonic()
@@ -446,7 +489,10 @@ class Engine:
             for number, one in enumerate(params.samples())
         ]
 
-    def _read(self, jobs: Sequence[_Job], adapter: str | None, progress: str | None) -> list[Request]:
+    def _read(
+        self, jobs: Sequence[_Job], adapter: str | None, progress: str | None,
+        on_finish: Callable[[int, Request], None] | None = None,
+    ) -> list[Request]:  # fmt: skip
         requests: list[Request] = []
         try:
             for number, (task, sequence, first) in enumerate(jobs):
@@ -454,17 +500,17 @@ class Engine:
                 requests.append(
                     self.submit(sequence, READING, task=task, first_logprob=first, adapter=adapter, label=label)
                 )
-            self._run(requests, progress, "text", None)
+            self._run(requests, progress, "text", on_finish)
         finally:
             self._drop(requests)
         return requests
 
     def _run(
         self, requests: Sequence[Request], progress: str | None, unit: str,
-        on_finish: Callable[[int, Completion], None] | None,
+        on_finish: Callable[[int, Request], None] | None,
     ) -> None:  # fmt: skip
         left = sum(not request.finished for request in requests)
-        mine = {id(request) for request in requests}
+        mine = {id(request): index for index, request in enumerate(requests)}
         bar = Progress(progress, total=len(requests), unit=unit) if progress else None
         with bar or contextlib.nullcontext():
             while left:
@@ -474,7 +520,7 @@ class Engine:
                         if request.error is not None:
                             raise GenerationError(f"prompt {request.index}: {request.error}")
                         if on_finish is not None:
-                            on_finish(request.index, request.completion())
+                            on_finish(mine[id(request)], request)
                         if bar is not None:
                             bar.advance()
 
@@ -482,6 +528,10 @@ class Engine:
         """After an interruption or an error nothing of a call stays behind."""
         for request in requests:
             self.abort(request)
+
+
+def _rows_of(values: Tensor, rows: Sequence[int]) -> Tensor:
+    return values[upload([np.array(rows)], values.device)[0]]
 
 
 def make_runner(model: Decoder, config: EngineConfig) -> Runner:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from puyulm.engine.params import SamplingParams
+from puyulm.engine.transfer import upload
 
 # A nucleus is nearly always found among this many of the most likely tokens, and nearly always where not among the
 # second number of them; then the whole row is sorted.
@@ -87,7 +88,7 @@ def _chunked(mass: Tensor) -> Tensor:
 
 
 def _column(like: Tensor, numbers: Sequence[float]) -> Tensor:
-    return like.new_tensor(numbers)[:, None]
+    return upload([np.array(numbers, dtype=np.float32)], like.device)[0][:, None]
 
 
 def _relative(scaled: Tensor) -> Tensor:
@@ -115,7 +116,7 @@ def _rank_threshold(scaled: Tensor, mass: Tensor, params: Sequence[SamplingParam
     vocab_size, device = scaled.shape[1], scaled.device
     k = np.array([min(p.top_k or vocab_size, vocab_size) for p in params])
     p = np.array([p.top_p for p in params])
-    top_k, top_p = torch.from_numpy(k).to(device)[:, None], torch.from_numpy(p).to(device)[:, None]
+    top_k, top_p = (column[:, None] for column in upload([k, p], device))
     # Top-p takes a share of what top-k has left: of the whole row only where there is no top-k.
     whole = total(mass)[:, None] if ((p < 1) & (k == vocab_size)).any() else torch.zeros_like(top_p)
     result = scaled.new_full((len(params), 1), -torch.inf)
@@ -125,7 +126,7 @@ def _rank_threshold(scaled: Tensor, mass: Tensor, params: Sequence[SamplingParam
         now = pending[(k[pending] <= depth) | (k[pending] == vocab_size)]
         if not len(now):
             continue
-        chosen = slice(None) if len(now) == len(scaled) else torch.from_numpy(now).to(device)
+        chosen = slice(None) if len(now) == len(scaled) else upload([now], device)[0]
         last, found = _rank(scaled[chosen], depth, top_k[chosen], top_p[chosen], whole[chosen])
         result[chosen] = last
         pending = np.setdiff1d(pending, now[found.squeeze(1).cpu().numpy()])

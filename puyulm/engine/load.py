@@ -196,7 +196,7 @@ def default_params(path: Path, tokenizer: Tokenizer, chat_format: ChatFormat, *,
 def _generation_config(file: Path) -> Mapping[str, Any]:
     try:
         given = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise GenerationError(f"{file}: not valid JSON ({error}); correct or remove it") from None
     if not isinstance(given, dict):
         raise GenerationError(f"{file}: must hold a JSON object, not a {type(given).__name__}")

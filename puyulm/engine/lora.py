@@ -73,11 +73,16 @@ class StepRows:
 
 
 class LoraLinear(nn.Module):
-    """A linear layer, and what adapters add to it. Parameters keep the names they have without it."""
+    """A linear layer, and what adapters add to it. Parameters keep the names they have without it.
 
-    def __init__(self, inner: nn.Module, name: str, rows: StepRows) -> None:
+    Attributes:
+        steps: Of each bank (a model may serve several engines) that has an adapter for the layer.
+    """
+
+    def __init__(self, inner: nn.Module, name: str) -> None:
         super().__init__()
-        self.name, self._rows = name, rows
+        self.name = name
+        self.steps: list[StepRows] = []
         self._inner = (inner,)  # in a tuple, where it is no child
         for own, parameter in inner.named_parameters(recurse=False):
             self.register_parameter(own, parameter)
@@ -95,7 +100,7 @@ class LoraLinear(nn.Module):
         return self._add(self.inner.add_to(residual, x), x)  # type: ignore[operator]
 
     def _add(self, out: Tensor, x: Tensor) -> Tensor:
-        for adapter, rows in self._rows.groups:
+        for adapter, rows in itertools.chain.from_iterable(step.groups for step in self.steps):
             part = adapter.parts.get(self.name)
             if part is None:
                 continue
@@ -205,7 +210,7 @@ class AdapterBank:
                 )
 
     def _wrap(self, adapters: Iterable[Adapter]) -> None:
-        """Wraps exactly the layers that these adapters change."""
+        """Wraps exactly the layers that these adapters change, and those that other banks need."""
         wanted = frozenset(name for adapter in adapters for name in adapter.parts)
         if wanted == self._wrapped:
             return
@@ -213,7 +218,15 @@ class AdapterBank:
             path, _, attribute = name.rpartition(".")
             owner = self.model.get_submodule(path)
             linear = getattr(owner, attribute)
-            setattr(owner, attribute, LoraLinear(linear, name, self._rows) if name in wanted else linear.inner)
+            if not isinstance(linear, LoraLinear):
+                linear = LoraLinear(linear, name)
+                setattr(owner, attribute, linear)
+            if name in wanted:
+                linear.steps.append(self._rows)
+            else:
+                linear.steps.remove(self._rows)
+            if not linear.steps:
+                setattr(owner, attribute, linear.inner)
         self._wrapped = wanted
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from puyulm.engine.params import SamplingParams
+from puyulm.engine.transfer import upload
 
 
 class SeenTokens:
@@ -70,9 +71,9 @@ def penalise_(scores: Tensor, seen: Sequence[tuple[int, SeenTokens]]) -> None:
         return
     lengths = [len(one.ids) for _, one in seen]
     places = _flat([row for row, _ in seen], [one.ids for _, one in seen], scores)
-    counts = torch.from_numpy(np.concatenate([one.counts for _, one in seen])).to(scores.device)
     numbers = np.repeat(np.array([one.numbers for _, one in seen], dtype=np.float32).T, lengths, axis=1)
-    repetition, presence, frequency = torch.from_numpy(numbers).to(scores.device)
+    all_counts = np.concatenate([one.counts for _, one in seen])
+    counts, (repetition, presence, frequency) = upload([all_counts, numbers], scores.device)
     flat = scores.view(-1)
     old = flat[places]
     old = torch.where(old > 0, old / repetition, old * repetition)
@@ -89,7 +90,7 @@ def bias_(scores: Tensor, biases: Sequence[tuple[int, NDArray[np.int64], NDArray
     if not biases:
         return
     places = _flat([row for row, _, _ in biases], [ids for _, ids, _ in biases], scores)
-    added = torch.from_numpy(np.concatenate([values for _, _, values in biases])).to(scores.device)
+    (added,) = upload([np.concatenate([values for _, _, values in biases])], scores.device)
     flat = scores.view(-1)
     flat[places] = flat[places] + added
 
@@ -104,4 +105,4 @@ def ban_(scores: Tensor, bans: Iterable[tuple[int, NDArray[np.int64]]]) -> None:
 def _flat(rows: Sequence[int], ids: Sequence[NDArray[np.int64]], scores: Tensor) -> Tensor:
     """Places in the flattened scores."""
     starts = np.repeat(np.array(rows, dtype=np.int64) * scores.shape[1], [len(one) for one in ids])
-    return torch.from_numpy(starts + np.concatenate(ids)).to(scores.device)
+    return upload([starts + np.concatenate(ids)], scores.device)[0]

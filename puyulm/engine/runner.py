@@ -36,6 +36,8 @@ class Runner:
     def run(self, pieces: Sequence[Piece], tables: np.ndarray) -> Tensor:
         """Final-normed hidden states `[T, H]` of all tokens of the pieces, one piece after another, good until the next
         step."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # of this thread: Triton launches where PyTorch stands
         self._decoded = None
         ids, arrays = self._ids(pieces), step_arrays(pieces, tables, self.cache.block_size)
         if self.graphs is not None and self.graphs.suit(pieces):

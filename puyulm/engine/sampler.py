@@ -21,6 +21,7 @@ from puyulm.engine.grammar import Matcher
 from puyulm.engine.params import SamplingParams
 from puyulm.engine.penalties import SeenTokens, ban_, bias_, penalise_
 from puyulm.engine.thinking import ThinkingBudget
+from puyulm.engine.transfer import upload
 from puyulm.engine.uniform import uniforms
 from puyulm.errors import GenerationError
 
@@ -229,8 +230,11 @@ def _sample_block(logits: Tensor, rows: Sequence[RowSampler], start: int, result
     tokens = _choose(scores, rows)
     # Not logsumexp: on CPUs its sum of a single row depends on the number of threads.
     logprobs = logits.log_softmax(-1)
-    result.tokens.extend(tokens.tolist())
-    result.logprobs.extend(logprobs.gather(1, tokens[:, None]).squeeze(1).tolist())
+    # In one tensor, so that the host waits for a device once.
+    chosen = torch.stack((tokens.double(), logprobs.gather(1, tokens[:, None]).squeeze(1).double()))
+    ids, values = chosen.tolist()
+    result.tokens.extend(map(int, ids))
+    result.logprobs.extend(values)
     result.errors.update((start + index, error) for index, error in errors.items())
     top = most_likely(logprobs, [row.params.logprobs or 0 for row in rows])
     result.top.update((start + index, found) for index, found in top.items())
@@ -242,13 +246,13 @@ def _choose(scores: Tensor, rows: Sequence[RowSampler]) -> Tensor:
     every = len(drawing) == len(rows)
     tokens = scores.new_empty(len(rows), dtype=torch.long) if every else scores.argmax(-1)
     if drawing:
-        chosen = slice(None) if every else torch.tensor(drawing, device=scores.device)
+        chosen = slice(None) if every else upload([np.array(drawing)], scores.device)[0]
         numbers = uniforms([rows[index].seed for index in drawing], [rows[index].drawn for index in drawing])
         mass = weights(scores[chosen], [rows[index].params for index in drawing])
-        tokens[chosen] = draw(mass, torch.from_numpy(numbers).to(scores.device))
+        tokens[chosen] = draw(mass, upload([numbers], scores.device)[0])
     forced = [(index, id) for index, row in enumerate(rows) if (id := row.forced) is not None]
     if forced:
-        places, ids = torch.tensor(forced, device=scores.device).T
+        places, ids = upload([np.array(forced)], scores.device)[0].T
         tokens[places] = ids
     return tokens
 
@@ -299,8 +303,8 @@ def edited(logits: Tensor, rows: Sequence[RowSampler]) -> tuple[Tensor, dict[int
             errors[index] = error
     ban_(scores, banned)
     if masked:
-        forbidden = torch.from_numpy(~np.stack(masks)).to(scores.device)
-        chosen = slice(None) if len(masked) == len(rows) else torch.tensor(masked, device=scores.device)
+        forbidden, places = upload([~np.stack(masks), np.array(masked)], scores.device)
+        chosen = slice(None) if len(masked) == len(rows) else places
         scores[chosen] = scores[chosen].masked_fill_(forbidden, -torch.inf)
     return scores, errors
 

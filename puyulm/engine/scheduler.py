@@ -80,7 +80,7 @@ class Scheduler:
         self._filling: dict[Digest, Request] = {}
 
     @property
-    def alive(self) -> int:
+    def unfinished(self) -> int:
         """Requests that run or wait."""
         return len(self.running) + len(self.waiting)
 
@@ -176,7 +176,7 @@ class Scheduler:
         while self.waiting and budget and self._rows and looked < LOOK_AHEAD:
             request = self.waiting.popleft()
             looked += 1
-            shared, waits = self._shared(request)
+            shared, waits = self._find_prefix(request)
             if waits:
                 passed.append(request)
                 continue
@@ -205,7 +205,7 @@ class Scheduler:
             budget -= count
         self.waiting.extendleft(reversed(passed))
 
-    def _shared(self, request: Request) -> tuple[list[int], bool]:
+    def _find_prefix(self, request: Request) -> tuple[list[int], bool]:
         """Blocks of its beginning that are there; and whether the next is being filled, so that waiting spares work."""
         if not self.limits.prefix_cache:
             return [], False

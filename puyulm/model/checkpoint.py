@@ -76,7 +76,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _json_object(file: Path) -> dict[str, Any]:
     try:
         raw = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: not valid JSON ({error})") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{file}: must be a JSON object, not a {type(raw).__name__}")
@@ -137,7 +137,11 @@ def load_model(path: Path, dtype: torch.dtype | None = None, device: torch.devic
         return load_gguf_model(path, dtype, device)
     refuse_quantized(path)
     config = load_config(path)
-    decoder = empty_decoder(config, dtype or default_dtype(config, device), device)
+    try:
+        decoder = empty_decoder(config, dtype or default_dtype(config, device), device)
+    except (RuntimeError, MemoryError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path}: a model of these sizes cannot be made on {device} ({reason})") from None
     fill_decoder(decoder, path)
     return decoder.eval()
 
@@ -262,6 +266,8 @@ def _require(
     for name, slot in wanted.items():
         stored = files[name]
         _require_shape(name, found[name], slot.shape, stored.file if stored else folder)
+        if stored is not None and not stored.dtype.is_floating_point:
+            raise CheckpointError(f"{stored.file}: {name} holds {stored.dtype}, but weights are floating-point numbers")
 
 
 def _require_shape(name: str, found: tuple[int, ...], expected: tuple[int, ...], where: Path) -> None:

@@ -369,3 +369,31 @@ def test_a_second_engine_of_a_model_has_nothing_of_the_firsts_adapters(tmp_path:
     first.load_adapter("a", write_adapter(tmp_path / "a", decoder.config))
     assert first.generate([[5, 6, 7]], params, adapter="a")[0].ids != expected
     assert Engine(decoder, config=config).generate([[5, 6, 7]], params)[0].ids == expected
+
+
+def test_two_engines_of_a_model_with_adapters_of_their_own(tmp_path: Path) -> None:
+    """In turns, step by step, and unloaded in the order in which they came."""
+    decoder, prompt = packed(), prompt_of(20)
+    before = dict(decoder.named_modules())
+    expected, engines = [], []
+    for number, targets in enumerate((["wqkv", "wo"], ["wo", "w1"])):
+        folder = write_adapter(tmp_path / str(number), decoder.config, seed=number, targets=targets)
+        alone = engine_of(packed())
+        alone.load_adapter("x", folder)
+        expected += alone.generate([prompt], GREEDY, adapter="x")
+        engines.append(engine_of(decoder))
+        engines[-1].load_adapter("x", folder)
+    requests = [engine.submit(prompt, GREEDY, adapter="x") for engine in engines]
+    while not all(request.finished for request in requests):
+        for engine in engines:
+            engine.step()
+    assert [both(request.completion()) for request in requests] == [both(one) for one in expected]
+    assert wrapped(decoder) == 6 and expected[0].ids != expected[1].ids
+    del requests
+    for engine, left in zip(engines, (4, 0), strict=True):
+        engine.unload_adapter("x")
+        engine.generate([prompt], GREEDY)
+        assert wrapped(decoder) == left
+        if left:
+            assert both(engines[1].generate([prompt], GREEDY, adapter="x")[0]) == both(expected[1])
+    assert dict(decoder.named_modules()) == before

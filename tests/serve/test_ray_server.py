@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from puyulm.cli.serve_ray import placement
+from puyulm.cli.serve_ray import _reason, placement
 from puyulm.engine.config import EngineConfig
 from puyulm.engine.engine import Engine
 from puyulm.engine.load import load_chat_model
@@ -75,6 +75,19 @@ def test_streams_come_as_they_are_made_and_end_with_their_clients(server: Servin
     assert all(ask(server, prompt="a", max_tokens=2).status_code == 200 for _ in range(4))
 
 
+@pytest.mark.slow
+def test_at_the_end_running_answers_are_finished(server: Serving) -> None:
+    body = {"prompt": "hi", "max_tokens": 2000, "ignore_eos": True, "stream": True, "seed": 1}
+    options: Any = {"json": body, "headers": {"Authorization": "Bearer sk-a"}, "timeout": DEADLINE}
+    with httpx.stream("POST", f"{server.url}{TEXT}", **options) as response:
+        lines = (line for line in response.iter_lines() if line)
+        next(lines)
+        server.process.send_signal(signal.SIGTERM)
+        *_, before, last = lines
+    assert '"finish_reason":"length"' in before and last == "data: [DONE]"
+    assert server.process.wait(DEADLINE) == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -99,6 +112,19 @@ def test_replicas_share_machines_evenly() -> None:
     assert placement(None, 3, nodes({"CPU": 2})) == ({"num_cpus": 1}, "0/3")
     assert placement(None, 4, nodes({"CPU": 64, "GPU": 8})) == ({"num_cpus": 1, "num_gpus": 1}, None)
     assert placement("cpu", 1, nodes({"CPU": 64, "GPU": 8})) == ({"num_cpus": 64}, "0/1")
+
+
+def test_the_cause_is_found_in_the_report_of_ray() -> None:
+    report = """Deploying failed: see the logs. Error:
+    RuntimeError: Traceback (most recent call last):
+      File "lora.py", line 159, in load
+        raise {kind}: no adapter")
+    {kind}: a/b: holds no adapter: it is empty
+    """
+    cause = "a/b: holds no adapter: it is empty"
+    assert _reason(report.format(kind="puyulm.errors.CheckpointError")) == cause
+    assert _reason(report.format(kind="OSError")) == f"OSError: {cause}"
+    assert _reason("Deploying failed.\n") == "Deploying failed."
 
 
 def test_a_model_that_cannot_be_served_is_one_line(tmp_path: Path) -> None:

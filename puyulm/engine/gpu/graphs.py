@@ -67,10 +67,12 @@ class DecodeGraphs:
         self._recorded: dict[tuple[int, int], Callable[[], object]] = {}
 
     def suit(self, pieces: Sequence[Piece]) -> bool:
-        """Whether a step can be replayed: single tokens, each of which another one is drawn after, without adapters."""
+        """Whether a step can be replayed: single tokens, after each of which another one is drawn, within
+        the context, without adapters."""
+        room = self._tables.shape[1] * self.cache.block_size
         return len(pieces) <= self.sizes[-1] and all(
-            count == 1 and request.task == "generate" and request.adapter is None and not request.draft
-            for request, _, count in pieces
+            count == 1 and start < room and request.task == "generate" and request.adapter is None and not request.draft
+            for request, start, count in pieces
         )
 
     def run(self, ids: NDArray[np.int64], step: StepArrays) -> Decoded:

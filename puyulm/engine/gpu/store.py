@@ -73,9 +73,9 @@ def _store_one(
         tl.store(target, loaded, mask=there)
     elif KIND == FP8:
         low = loaded.to(tl.float32)
-        scale = tl.max(tl.abs(low), axis=1) / 448.0
+        scale = tl.div_rn(tl.max(tl.abs(low), axis=1), 448.0)
         divisor = tl.where(scale > 0, scale, 1.0)
-        tl.store(target, _to_fp8(low / divisor[:, None]), mask=there)
+        tl.store(target, _to_fp8(tl.div_rn(low, divisor[:, None])), mask=there)
         tl.store(scales + (block * HEADS + heads) * BLOCK + place, scale, mask=heads < HEADS)
     else:
         low = loaded.to(tl.float32)
@@ -86,15 +86,15 @@ def _store_one(
             high = tl.load(source + WIDTH, mask=behind, other=0.0).to(tl.float32)
             least = tl.minimum(least, tl.min(tl.where(behind, high, float("inf")), axis=1))
             most = tl.maximum(most, tl.max(tl.where(behind, high, float("-inf")), axis=1))
-            scale = (most - least) / 15.0
+            scale = tl.div_rn(most - least, 15.0)
             divisor = tl.where(scale > 0, scale, 1.0)
-            packed = _to_int((low - least[:, None]) / divisor[:, None], 15)
+            packed = _to_int(tl.div_rn(low - least[:, None], divisor[:, None]), 15)
             packed = tl.where(wanted, packed, 0)
-            packed |= tl.where(behind, _to_int((high - least[:, None]) / divisor[:, None], 15), 0) << 4
+            packed |= tl.where(behind, _to_int(tl.div_rn(high - least[:, None], divisor[:, None]), 15), 0) << 4
         else:
-            scale = (most - least) / 255.0
+            scale = tl.div_rn(most - least, 255.0)
             divisor = tl.where(scale > 0, scale, 1.0)
-            packed = _to_int((low - least[:, None]) / divisor[:, None], 255)
+            packed = _to_int(tl.div_rn(low - least[:, None], divisor[:, None]), 255)
         tl.store(target, packed.to(tl.uint8), mask=there)
         place_of_scale = scales + (block * HEADS + heads) * 2 * BLOCK + place
         tl.store(place_of_scale, scale, mask=heads < HEADS)

@@ -100,6 +100,8 @@ def test_only_single_tokens_of_plain_answers_suit() -> None:
     assert not graphs.suit([Piece(one, 3, 1), Piece(one, 0, 4)])
     assert not graphs.suit([Piece(request_of(4, task="mean"), 3, 1)])
     assert not graphs.suit([Piece(request_of(4, adapter=object()), 3, 1)])
+    assert graphs.suit([Piece(request_of(80), 79, 1)])
+    assert not graphs.suit([Piece(request_of(81), 80, 1)])  # beyond what a row of the tables holds
     guessing = request_of(4)
     guessing.draft = [7]
     assert not graphs.suit([Piece(guessing, 3, 1)])
