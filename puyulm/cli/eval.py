@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from puyulm.eval.model import LanguageModel
     from puyulm.eval.suite import Plan
 
+OPTIONS = ("max_length", "needles", "reserve", "window", "stride")
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "puyu eval MODEL [--tasks NAME,...] [options] | puyu eval --compare DIR DIR ... | puyu eval --list"
@@ -48,6 +50,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--lengths", metavar="N,...", help="tokens of long contexts, like 4k,8k,1m (ruler, needle)")
     what.add_argument("--depths", metavar="N,...", help="where needles lie, in percent of the text [0 to 100]")
     what.add_argument("--count", type=int, metavar="N", help="rows of each made task and length")
+    what.add_argument(
+        "--option", action="append", metavar="NAME=N",
+        help="further settings of long contexts and texts: max_length, needles, reserve, window, stride; repeatable",
+    )  # fmt: skip
     where = parser.add_argument_group("where it runs")
     where.add_argument("--endpoint", metavar="URL", help="ask a server (OpenAI protocol) instead; MODEL is its name")
     where.add_argument("--tokenizer", metavar="NAME", help="of the server's model, for tasks that count tokens")
@@ -59,7 +65,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--judge", metavar="NAME", help="the model that judges: as MODEL, or an endpoint's URL")
     where.add_argument("--judge-name", metavar="NAME", help="the judge's name at its endpoint")
     results = parser.add_argument_group("results")
-    results.add_argument("--out", type=Path, metavar="DIR", help="folder of results [evaluation/MODEL]")
+    results.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of results [evaluation/MODEL]; page of --compare [compare.html]"
+    )
     results.add_argument(
         "--compare", type=Path, nargs="+", metavar="DIR", help="compare finished runs, and run nothing"
     )
@@ -91,13 +99,13 @@ def _evaluate(args: argparse.Namespace, plan: Plan) -> None:
     for benchmark in plan.benchmarks:
         if benchmark.needs is not None:
             benchmark.needs()
-    make_tasks(plan, None)  # what is missing shows before a model is loaded
+    tasks = make_tasks(plan, None)  # what is missing shows before a model is loaded
     part, barrier = _processes(args)
     model = _model(args)
     judge = None
     try:
         judge = _judge(args)
-        tasks = make_tasks(plan, model)
+        tasks = make_tasks(plan, model, tasks)
         out = args.out or Path("evaluation") / Path(args.model or model.name).name
         command = shlex.join(["puyu", *args.arguments])
         run = run_tasks(tasks, model, out, judge=judge, part=part, barrier=barrier, command=command)
@@ -150,6 +158,8 @@ def _benchmarks(args: argparse.Namespace) -> list[Benchmark]:
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
+    from puyulm.errors import DataError
+
     given: dict[str, Any] = {}
     if args.lengths:
         given["lengths"] = [_count(one, "--lengths") for one in _names(args.lengths)]
@@ -159,6 +169,11 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         given["count"] = args.count
     if args.text:
         given["text"] = list(args.text)
+    for one in args.option or ():
+        name, _, value = one.partition("=")
+        if name not in OPTIONS:
+            raise DataError(f"--option: there is no '{name}'; known: {', '.join(OPTIONS)}")
+        given[name] = _count(value, f"--option {name}")
     return given
 
 
@@ -264,12 +279,15 @@ def _list_benchmarks() -> None:
     for title in ("name", "benchmark", "measures", "modes", "data"):
         shown.add_column(title, overflow="fold")
     for one in all_benchmarks():
-        data = one.source.hub or one.source.page if isinstance(one.source, Dataset) else "made here"
-        shown.add_row(one.name, one.title, one.dimension, ", ".join(one.modes), data)
+        source = one.source
+        data = source.hub or source.page if isinstance(source, Dataset) else source.data
+        shown.add_row(one.name, one.title, one.dimension, ", ".join(one.modes), data or "none: made here")
     Console(width=None if sys.stdout.isatty() else 160).print(shown)
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from puyulm.eval.compare import compare_folders
+    from puyulm.eval.compare import text, write_comparison
 
-    print(compare_folders(args.compare, args.out))
+    page = args.out or Path("compare.html")
+    print(text(write_comparison(args.compare, page)))
+    print(f"page: {page}")

@@ -48,12 +48,13 @@ def prompt(
     else:
         solved = "".join(f"{mode.prompt(one)}{mode.solution(one)}{mode.separator}" for one in examples)
         text = f"{before}{solved}{mode.prompt(question)}"
+    longest = mode.max_new_tokens(question) if callable(mode.max_new_tokens) else mode.max_new_tokens
     return Prompt(
         messages=tuple(turns),
         text=text,
         prefix="" if mode.prefix is None else mode.prefix(question),
         stop=mode.stop,
-        max_new_tokens=max_new_tokens or mode.max_new_tokens,
+        max_new_tokens=max_new_tokens or longest,
         think=think,
         tools=() if mode.tools is None else tuple(mode.tools(question)),
         top_logprobs=mode.top_logprobs,

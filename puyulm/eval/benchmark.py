@@ -20,6 +20,7 @@ Dimension = Literal[
     "preference", "text",
 ]  # fmt: skip
 Averaging = Literal["subsets", "rows"]
+Comparison = Literal["sum", "bytes", "characters", "tokens"]
 Record = Mapping[str, Any]  # a row of an official file
 
 
@@ -102,8 +103,9 @@ class Likelihood:
             instead of `context`.
         header: Before all examples, of the question's subset.
         separator: After the header and each example.
-        by: What is compared: the "sum" of log-probabilities, or their mean over "bytes" or "tokens".
+        by: What is compared: the "sum" of log-probabilities, or their mean over "bytes", "characters" or "tokens".
         metric: Name of the score.
+        others: Further scores from the same log-probabilities: name, and what is compared.
     """
 
     context: Asking
@@ -112,8 +114,9 @@ class Likelihood:
     contexts: Callable[[Question], Sequence[str]] | None = None
     header: Asking | None = None
     separator: str = "\n\n"
-    by: Literal["sum", "bytes", "tokens"] = "sum"
+    by: Comparison = "sum"
     metric: str = "accuracy"
+    others: Mapping[str, Comparison] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +146,10 @@ class Generation:
         separator: After the header and each example in plain text.
         prefix: The answer's beginning, written for the model; it is not part of the output.
         stop: Texts that end the answer. Of chats they are rarely needed.
-        max_new_tokens: Longest answer.
+        max_new_tokens: Longest answer; of each question, where tasks differ.
         tools: OpenAI-style tool definitions for the chat format.
         play: Several turns: yields prompts, gets outputs, returns what is judged. The first prompt is given to it.
+        at_once: How many questions play at a time, where each holds something (a process); None: all.
         judge: Decides instead of `verdict`.
         top_logprobs: How many of the first token's most likely tokens the output lists.
     """
@@ -159,9 +163,10 @@ class Generation:
     separator: str = "\n\n"
     prefix: Asking | None = None
     stop: tuple[str, ...] = ()
-    max_new_tokens: int = 512
+    max_new_tokens: int | Callable[[Question], int] = 512
     tools: Callable[[Question], Sequence[Record]] | None = None
     play: Callable[[Question, Prompt], Play] | None = None
+    at_once: int | None = None
     judge: Judge | None = None
     top_logprobs: int = 0
 
@@ -216,7 +221,8 @@ class Benchmark:
             no subsets).
         metrics: Names of scores; the first is the benchmark's.
         average: Mean of the subsets' means, or of all rows.
-        summarise: Scores that are not means of rows' scores (a ratio, a regression); they replace means of their name.
+        summarise: Scores that are not means of rows' scores (a ratio, a regression); they replace means of their name,
+            and others are shown besides (pass@k).
         keep: Fields of `Question.extra` that samples keep (a depth, a length), for reports.
         needs: Raises, before any model is loaded, where something is missing that verdicts need (a sandbox, a package).
         percent: Whether scores are shown times 100.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from puyulm.text.messages import Message
 from puyulm.text.parse import parse_answer
 from puyulm.text.tokenizer import Tokenizer
 
+CHARACTERS_AT_ONCE = 32 << 20
 BEGINNING = 64  # tokens by which prompts are told to share their examples
 SAMPLED = 1 << 16  # bytes of a weight file that its fingerprint reads at each of a few places
 
@@ -43,29 +44,15 @@ class EngineModel:
         self._chat, self._own_template = chat, own_template
 
     def generate(self, prompts: Sequence[Prompt], on_output: OnOutput) -> None:
-        ids = [self._ids(prompt) for prompt in prompts]
-        params = [self._params(prompt, len(one)) for prompt, one in zip(prompts, ids, strict=True)]
-        order = _order(ids)
-
-        def finished(place: int, completion: Completion) -> None:
-            on_output(order[place], self._output(prompts[order[place]], completion))
-
-        self.engine.generate([ids[i] for i in order], [params[i] for i in order], on_finish=finished)
+        for window in _windows(
+            [len(prompt.text) + sum(len(one.content) for one in prompt.messages) for prompt in prompts]
+        ):
+            self._generate(prompts, window, on_output)
 
     def judge(self, continuations: Sequence[Continuation], on_judged: OnJudged) -> None:
-        encoded = encode_pairs(self._chat.tokenizer, continuations)
-        self._check_lengths(tokens for _, tokens in encoded)
-        single: dict[tuple[int, ...], list[int]] = defaultdict(list)  # context -> those of one token after it
-        several: list[int] = []
-        for index, (start, tokens) in enumerate(encoded):
-            if len(tokens) == start:  # nothing to judge
-                on_judged(index, Judged(0.0, 0))
-            elif len(tokens) == start + 1:
-                single[tuple(tokens[:-1])].append(index)
-            else:
-                several.append(index)
-        self._judge_single(single, encoded, on_judged)
-        self._judge_several(several, encoded, on_judged)
+        for window in _windows([len(one.context) + len(one.text) for one in continuations]):
+            own = continuations[window.start : window.stop]
+            self._judge(own, lambda index, judged, first=window.start: on_judged(first + index, judged))  # type: ignore[misc]
 
     def reward(self, conversations: Sequence[Sequence[Message]]) -> list[float]:
         ids = [render(messages, self._chat.tokenizer, self._chat.chat_format).ids for messages in conversations]
@@ -79,6 +66,31 @@ class EngineModel:
 
     def close(self) -> None:
         self.engine.close()
+
+    def _generate(self, prompts: Sequence[Prompt], window: range, on_output: OnOutput) -> None:
+        ids = {index: self._ids(prompts[index]) for index in window}
+        order = [window[place] for place in _order(list(ids.values()))]
+
+        def finished(place: int, completion: Completion) -> None:
+            on_output(order[place], self._output(prompts[order[place]], completion))
+
+        params = [self._params(prompts[index], len(ids[index])) for index in order]
+        self.engine.generate([ids[index] for index in order], params, on_finish=finished)
+
+    def _judge(self, continuations: Sequence[Continuation], on_judged: OnJudged) -> None:
+        encoded = encode_pairs(self._chat.tokenizer, continuations)
+        self._check_lengths(tokens for _, tokens in encoded)
+        single: dict[tuple[int, ...], list[int]] = defaultdict(list)  # context -> those of one token after it
+        several: list[int] = []
+        for index, (start, tokens) in enumerate(encoded):
+            if len(tokens) == start:  # nothing to judge
+                on_judged(index, Judged(0.0, 0))
+            elif len(tokens) == start + 1:
+                single[tuple(tokens[:-1])].append(index)
+            else:
+                several.append(index)
+        self._judge_single(single, encoded, on_judged)
+        self._judge_several(several, encoded, on_judged)
 
     def _ids(self, prompt: Prompt) -> list[int]:
         tokenizer = self._chat.tokenizer
@@ -209,6 +221,19 @@ def fingerprint(path: Path) -> str:
                 opened.seek(place)
                 digest.update(opened.read(SAMPLED))
     return digest.hexdigest()[:16]
+
+
+def _windows(lengths: Sequence[int]) -> Iterator[range]:
+    """Stretches of what is asked that are handed to the engine together: as ids, a hundred prompts of a million tokens
+    would not fit in memory."""
+    first, total = 0, 0
+    for index, length in enumerate(lengths):
+        if total and total + length > CHARACTERS_AT_ONCE:
+            yield range(first, index)
+            first, total = index, 0
+        total += length
+    if first < len(lengths):
+        yield range(first, len(lengths))
 
 
 def _order(sequences: Sequence[Sequence[int]]) -> list[int]:

@@ -30,15 +30,64 @@ class Protocol:
     chat_card: tuple[str, ...]
 
 
-_MULTIPLE_CHOICE = {"mmlu": Setting(mode="likelihood", shots=5)}
-_BASE = {**_MULTIPLE_CHOICE, "gsm8k": Setting(mode="plain", shots=4)}
-_CHAT = {"gsm8k": Setting(mode="chat", shots=4)}
+def _likelihood(shots: int = 0) -> Setting:
+    return Setting(mode="likelihood", shots=shots)
+
+
+def _plain(shots: int = 0) -> Setting:
+    return Setting(mode="plain", shots=shots)
+
+
+def _chat(shots: int = 0, mode: str = "chat") -> Setting:
+    return Setting(mode=mode, shots=shots)
+
+
+THINKING = Setting(mode="chat", think=True, max_new_tokens=16_384)  # greedy, in a window of 32K
+
+# What all protocols have in common. RewardBench is for reward models, whichever their generation.
+_BASE = {
+    "mmlu": _likelihood(5), "cmmlu": _likelihood(5), "ceval": _likelihood(5), "gpqa": _likelihood(),
+    "gpqa_diamond": _likelihood(), "mmlu_pro": _plain(5), "agieval": _plain(), "gaokao": _plain(),
+    "triviaqa": _plain(4), "nq": _plain(5), "bbh": _plain(), "hellaswag": _likelihood(), "winogrande": _likelihood(),
+    "arc_easy": _likelihood(), "arc_challenge": _likelihood(), "piqa": _likelihood(), "drop": _plain(3),
+    "gsm8k": _plain(4), "math": _plain(4), "theoremqa": _plain(), "humaneval": _plain(), "mbpp": _plain(3),
+    "ruler": _plain(), "needle": _plain(), "rewardbench": Setting(mode="reward"),
+}  # fmt: skip
+_CHAT = {
+    "mmlu": _chat(5), "cmmlu": _chat(5), "ceval": _chat(5), "triviaqa": _chat(4), "nq": _chat(5), "gsm8k": _chat(4),
+    "math": _chat(4), "mbpp": _chat(3), "rewardbench": Setting(mode="reward"),
+}  # fmt: skip
+_REPORT_BASE_CARD = (
+    "mmlu", "cmmlu", "ceval", "agieval", "gaokao", "triviaqa", "nq", "winogrande", "hellaswag", "bbh", "gsm8k", "math",
+    "theoremqa", "humaneval", "mbpp",
+)  # fmt: skip
 
 PROTOCOLS: Mapping[str, Protocol] = {
-    "internlm2": Protocol(_BASE, _CHAT, ("mmlu", "gsm8k"), ("mmlu", "gsm8k")),
-    "internlm2.5": Protocol(_BASE, _CHAT, ("mmlu", "gsm8k"), ("mmlu", "gsm8k")),
-    "internlm3": Protocol(_BASE, _CHAT, ("mmlu", "gsm8k"), ("mmlu", "gsm8k")),
-}
+    # Technical report, tables 5 to 17. Where its headers and its text contradict each other, the headers are followed.
+    "internlm2": Protocol(
+        _BASE, _CHAT, _REPORT_BASE_CARD, (*_REPORT_BASE_CARD, "ifeval", "mt_bench", "alpaca_eval", "alignbench"),
+    ),
+    "internlm2.5": Protocol(
+        _BASE,
+        {**_CHAT, "gsm8k": _chat(), "math": _chat()},
+        ("mmlu", "cmmlu", "bbh", "math", "gsm8k", "gpqa"),
+        ("mmlu", "cmmlu", "bbh", "math", "gsm8k", "gpqa"),
+    ),
+    # The card says 0-shot of all but HellaSwag.
+    "internlm3": Protocol(
+        {**_BASE, "hellaswag": _likelihood(10)},
+        {
+            **_CHAT, "mmlu": _chat(mode="cot"), "cmmlu": _chat(mode="cot"), "mmlu_pro": _chat(mode="cot"),
+            "drop": _chat(), "hellaswag": _chat(10), "math500": THINKING, "aime24": THINKING, "gsm8k": _chat(),
+            "math": _chat(), "triviaqa": _chat(), "nq": _chat(),
+        },
+        ("mmlu", "cmmlu", "mmlu_pro", "gpqa_diamond", "drop", "hellaswag", "math", "humaneval", "ruler"),
+        (
+            "cmmlu", "mmlu", "mmlu_pro", "gpqa_diamond", "drop", "hellaswag", "math500", "aime24", "humaneval",
+            "ifeval", "ruler", "alpaca_eval",
+        ),
+    ),
+}  # fmt: skip
 
 
 def find_protocol(name: str) -> Protocol:

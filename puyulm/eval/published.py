@@ -74,11 +74,20 @@ _CARDS: Mapping[str, Mapping[str, float]] = {
 }  # fmt: skip
 
 
+# Where what was published is not the benchmark's first metric.
+_OTHER_METRICS = {"ifeval": {**dict.fromkeys(_REPORT_MODELS, "mean"), "smollm2-135m-instruct": "strict"}}
+
+
 def published_for(benchmark: str) -> dict[str, float]:
-    """Published scores of a benchmark by model; the names are those of `puyulm.model.presets`."""
+    """Published scores of a benchmark by model, "MODEL (METRIC)" where it is not the benchmark's first metric.
+
+    Models are called as in `puyulm.model.presets`.
+    """
     row = _REPORT.get(benchmark, ())
     found = {model: value for model, value in zip(_REPORT_MODELS, row, strict=False) if value is not None}
-    return found | {model: scores[benchmark] for model, scores in _CARDS.items() if benchmark in scores}
+    found |= {model: scores[benchmark] for model, scores in _CARDS.items() if benchmark in scores}
+    others = _OTHER_METRICS.get(benchmark, {})
+    return {f"{model} ({others[model]})" if model in others else model: value for model, value in found.items()}
 
 
 def model_name(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,7 +12,17 @@ from typing import Any
 
 from puyulm.errors import DataError, GenerationError
 from puyulm.eval import ask
-from puyulm.eval.benchmark import Generation, Likelihood, Play, Preference, Question, Reading, Sample, Verdict
+from puyulm.eval.benchmark import (
+    Comparison,
+    Generation,
+    Likelihood,
+    Play,
+    Preference,
+    Question,
+    Reading,
+    Sample,
+    Verdict,
+)
 from puyulm.eval.model import Continuation, Judged, LanguageModel, Output, Prompt
 from puyulm.eval.samples import SampleFile
 from puyulm.eval.task import Task
@@ -19,6 +30,7 @@ from puyulm.progress import Progress
 from puyulm.text.messages import Message
 
 PREFERENCES_AT_ONCE = 64  # questions
+KEPT_END = 16_384  # characters of each end of a prompt that samples keep
 VERDICTS_AT_ONCE = 2  # programs and symbolic comparisons run in processes of their own, beside the model
 
 Keep = Callable[[Question, Sample], None]
@@ -114,19 +126,24 @@ def _generate(
     workers: int,
 ) -> None:  # fmt: skip
     """Rounds: in each, every question that still plays is asked once. Verdicts are given beside the next answers."""
-    asked = [_begin(task, mode, question, repeat) for question, repeat in todo]
+    waiting, asked = list(todo), list[_Asked]()
     judging: list[_Asked] = []
     with ThreadPoolExecutor(max_workers=workers) as threads:
-        verdicts: list[Future[None]] = []
+        verdicts: deque[Future[None]] = deque()
 
         def finished(one: _Asked) -> None:
             if judge is not None:
                 judging.append(one)
             else:
+                while verdicts and verdicts[0].done():  # an error shows now, not at the end
+                    verdicts.popleft().result()
                 verdicts.append(threads.submit(lambda: keep(one.question, _judged_sample(task, mode, one))))
 
         try:
-            while asked:
+            while waiting or asked:
+                free = len(waiting) if mode.at_once is None else mode.at_once - len(asked)
+                asked += [_begin(task, mode, question, repeat) for question, repeat in waiting[:free]]
+                del waiting[:free]
                 _round(mode, model, asked, threads, finished)
                 asked = [one for one in asked if not one.finished]
             if judge is not None:
@@ -136,6 +153,9 @@ def _generate(
         except BaseException:
             threads.shutdown(wait=True, cancel_futures=True)
             raise
+        finally:
+            for one in asked:  # what plays may hold a process
+                one.play.close()
 
 
 def _round(
@@ -204,7 +224,7 @@ def _sample(task: Task, one: _Asked, verdict: Verdict, judged: Sequence[Output] 
     if judged:
         extra["judge"] = [output.text for output in judged]
     return Sample(
-        id=one.question.id, subset=one.question.subset, repeat=one.repeat, prompt=one.prompt.shown(),
+        id=one.question.id, subset=one.question.subset, repeat=one.repeat, prompt=_ends(one.prompt.shown()),
         outputs=tuple(output.text for output in outputs), target=one.question.target, scores=dict(verdict.scores),
         answer=verdict.answer, note=verdict.note, finish_reason=outputs[-1].finish_reason if outputs else "",
         tokens=sum(output.tokens for output in outputs), extra=extra,
@@ -235,19 +255,24 @@ def _choice_sample(
     results: Sequence[Judged],
 ) -> Sample:  # fmt: skip
     texts = list(mode.answers(question))
-    weights = [1.0] * len(asked)
-    if mode.by == "bytes":
-        weights = [float(max(len(text.encode()), 1)) for text in texts]
-    elif mode.by == "tokens":
-        weights = [float(max(result.tokens, 1)) for result in results]
-    values = [result.logprob / weight for result, weight in zip(results, weights, strict=True)]
-    best, right = max(range(len(values)), key=values.__getitem__), mode.right(question)
+    best, right = _most_likely(results, texts, mode.by), mode.right(question)
+    others = {name: float(_most_likely(results, texts, by) == right) for name, by in mode.others.items()}
     return Sample(
-        id=question.id, subset=question.subset, repeat=repeat, prompt=task.shown(question),
+        id=question.id, subset=question.subset, repeat=repeat, prompt=_ends(task.shown(question)),
         outputs=tuple(f"{result.logprob:.6f}" for result in results), target=texts[right].strip(),
-        scores={mode.metric: float(best == right)}, answer=texts[best].strip(), finish_reason="stop",
+        scores={mode.metric: float(best == right), **others}, answer=texts[best].strip(), finish_reason="stop",
         extra={**_kept(task, question), "chosen": best, "right": right},
     )  # fmt: skip
+
+
+def _most_likely(results: Sequence[Judged], texts: Sequence[str], by: Comparison) -> int:
+    lengths: Mapping[Comparison, Callable[[int], int]] = {
+        "sum": lambda place: 1,
+        "bytes": lambda place: len(texts[place].encode()),
+        "characters": lambda place: len(texts[place]),
+        "tokens": lambda place: results[place].tokens,
+    }
+    return max(range(len(results)), key=lambda place: results[place].logprob / max(lengths[by](place), 1))
 
 
 def _read(task: Task, mode: Reading, model: LanguageModel, todo: Todo, keep: Keep) -> None:
@@ -260,7 +285,7 @@ def _read(task: Task, mode: Reading, model: LanguageModel, todo: Todo, keep: Kee
             "nats": -result.logprob, "tokens": result.tokens, "bytes": len(text.encode()), "characters": len(text),
         }  # fmt: skip
         keep(question, Sample(
-            question.id, question.subset, repeat, task.shown(question), (), question.target, scores,
+            question.id, question.subset, repeat, _ends(task.shown(question)), (), question.target, scores,
             extra=_kept(task, question),
         ))  # fmt: skip
 
@@ -277,11 +302,18 @@ def _prefer(task: Task, mode: Preference, model: LanguageModel, todo: Todo, keep
                 raise DataError(f"{task.benchmark.name}: question '{question.id}' has nothing to compare")
             rewards = list(itertools.islice(rewarded, len(turns)))
             margin = rewards[0] - max(rewards[1:])  # none is no preference
+            shown, outputs = _ends(task.shown(question)), tuple(f"{one:.6f}" for one in rewards)
             keep(question, Sample(
-                question.id, question.subset, repeat, task.shown(question), tuple(f"{one:.6f}" for one in rewards),
-                question.target, {"accuracy": float(margin > 0)}, finish_reason="stop",
+                question.id, question.subset, repeat, shown, outputs, question.target, {"accuracy": float(margin > 0)}, finish_reason="stop",
                 extra={**_kept(task, question), "margin": margin},
             ))  # fmt: skip
+
+
+def _ends(text: str) -> str:
+    """A prompt as samples keep it: of a long context its two ends."""
+    if len(text) <= 2 * KEPT_END:
+        return text
+    return f"{text[:KEPT_END]}\n[... {len(text) - 2 * KEPT_END:,} characters ...]\n{text[-KEPT_END:]}"
 
 
 def _kept(task: Task, question: Question) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import gzip
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,10 +54,14 @@ class Dataset:
         splits: Our role -> the hub's split.
         config: The hub's configuration; "{subset}" stands for the subset.
         files: Our role -> original files below `DATA_DIR/NAME/`, the first that exists is read; "{subset}" stands for
-            the subset.
+            the subset, and with "*" all that fit are read.
         columns: Names of the columns of csv files without header (a header that is there after all counts).
+        unfold: The rows that a record of the original files holds, where it holds several (a text and its questions).
+        texts: Field -> text files below `DATA_DIR/NAME/`, the first that exists is put into the field of every row.
+        belongs: Role and record: whether it is one of the role's, where original files hold several roles.
         page: Where the original files are to be had.
         gated: The hub asks for an agreement first.
+        folder: Instead of NAME, where several benchmarks share one.
     """
 
     hub: str = ""
@@ -65,8 +69,12 @@ class Dataset:
     config: str = "default"
     files: Mapping[str, Sequence[str]] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
+    unfold: Callable[[Mapping[str, Any]], Iterable[Mapping[str, Any]]] | None = None
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    belongs: Callable[[str, Mapping[str, Any]], bool] | None = None
     page: str = ""
     gated: bool = False
+    folder: str = ""
 
     def records(self, name: str, subset: str, role: str, context: SourceContext) -> Iterator[Mapping[str, Any]]:
         """Rows of a subset.
@@ -77,18 +85,46 @@ class Dataset:
         Raises:
             DataError: They are not to be had; says which files to place where.
         """
-        folder = None if context.data_dir is None else context.data_dir / name
+        folder = None if context.data_dir is None else context.data_dir / (self.folder or name)
         files = [] if folder is None else self._local(folder, subset, role)
         if not files and self.hub and role in self.splits and not context.offline and not _hub_is_off():
             files = self._download(name, subset, role)
         if not files:
             raise DataError(self._missing(name, subset, role, folder))
+        texts = {one: self._text(name, subset, one, folder) for one in self.texts}
         for file in files:
-            yield from read_records(file, self.columns)
+            for record in read_records(file, self.columns):
+                for row in self._rows(record, file):
+                    if self.belongs is None or self.belongs(role, row):
+                        yield {**row, **texts} if texts else row
+
+    def _rows(self, record: Mapping[str, Any], file: Path) -> Iterable[Mapping[str, Any]]:
+        if self.unfold is None:
+            return (record,)
+        try:
+            return list(self.unfold(record))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise DataError(f"{file}: not as published: {type(error).__name__}: {error}") from None
+
+    def _text(self, name: str, subset: str, field: str, folder: Path | None) -> str:
+        places = [pattern.format(subset=subset) for pattern in self.texts[field]]
+        for file in [] if folder is None else [folder / place for place in places]:
+            if file.is_file():
+                try:
+                    return file.read_text("utf-8-sig")
+                except (OSError, UnicodeDecodeError) as error:
+                    raise DataError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
+        where = f"{folder}" if folder is not None else f"FOLDER/{self.folder or name} and give --data-dir FOLDER"
+        page = f"; original files: {self.page}" if self.page else ""
+        raise DataError(f"{name}: no '{field}' text of '{subset}': place {' or '.join(places)} in {where}{page}")
 
     def _local(self, folder: Path, subset: str, role: str) -> list[Path]:
         for pattern in self.files.get(role, ()):
-            if (file := folder / pattern.format(subset=subset)).is_file():
+            place = pattern.format(subset=subset)
+            if "*" in place:
+                if files := sorted(folder.glob(place)):
+                    return files
+            elif (file := folder / place).is_file():
                 return [file]
         if role not in self.splits:
             return []
@@ -114,7 +150,7 @@ class Dataset:
         return sorted(Path(folder).glob(pattern))
 
     def _missing(self, name: str, subset: str, role: str, folder: Path | None) -> str:
-        where = f"{folder}" if folder is not None else f"FOLDER/{name} and give --data-dir FOLDER"
+        where = f"{folder}" if folder is not None else f"FOLDER/{self.folder or name} and give --data-dir FOLDER"
         of = f" of '{subset}'" if subset else ""
         ways = [pattern.format(subset=subset) for pattern in self.files.get(role, ())]
         if self.hub and role in self.splits:
@@ -135,10 +171,12 @@ class Made:
     Attributes:
         make: Subset and context -> rows.
         subsets: Context -> subsets and their groups, where they follow from options (lengths); None: the benchmark's.
+        data: What it reads in the data folder, in a few words; "": nothing.
     """
 
     make: Callable[[str, SourceContext], Iterator[Mapping[str, Any]]]
     subsets: Callable[[SourceContext], Mapping[str, str]] | None = None
+    data: str = ""
 
     def records(self, name: str, subset: str, role: str, context: SourceContext) -> Iterator[Mapping[str, Any]]:
         """Rows of a subset; there are no other roles than "test"."""
@@ -193,7 +231,7 @@ def _object(row: Any, where: str) -> dict[str, Any]:
 
 
 def _list(data: Any, file: Path) -> list[Any]:
-    """The rows of a json file: a list, the one list in an object, or an object of rows by id."""
+    """The rows of a json file: a list, the one list in an object, an object of rows by id, or a single row."""
     if isinstance(data, list):
         return data
     if isinstance(data, dict):
@@ -202,6 +240,8 @@ def _list(data: Any, file: Path) -> list[Any]:
             return lists[0]
         if data and all(isinstance(value, dict) for value in data.values()):
             return [{"_key": key, **value} for key, value in data.items()]
+        if data and not any(isinstance(value, dict | list) for value in data.values()):
+            return [data]
     raise DataError(f"{file}: expected a list of rows")
 
 

@@ -18,7 +18,7 @@ from puyulm.eval.benchmark import Benchmark
 from puyulm.eval.model import LanguageModel, Sampling
 from puyulm.eval.protocols import find_protocol, setting_for
 from puyulm.eval.published import model_name, published_for
-from puyulm.eval.results import Result, Run, make_result, write_run, write_samples
+from puyulm.eval.results import Result, Run, make_result, write_results, write_run, write_samples
 from puyulm.eval.run import Part, run_task
 from puyulm.eval.source import Made, SourceContext
 from puyulm.eval.task import Setting, Task, make_task
@@ -64,18 +64,23 @@ class Plan:
         return replace(setting, **given)
 
 
-def make_tasks(plan: Plan, model: LanguageModel | None) -> list[Task]:
+def make_tasks(plan: Plan, model: LanguageModel | None, known: Sequence[Task] = ()) -> list[Task]:
     """The tasks of a plan.
 
     Args:
         model: None before one is loaded: then only tasks whose rows need no tokenizer are made, so that missing files
             show at once.
+        known: Tasks that were made then.
 
     Raises:
         DataError: Rows are missing, of one or several benchmarks: a line for each.
     """
-    tasks, problems = [], []
+    tasks: list[Task] = []
+    problems: list[str] = []
     for benchmark in plan.benchmarks:
+        if made := [task for task in known if task.benchmark.name == benchmark.name]:
+            tasks += made
+            continue
         if model is None and isinstance(benchmark.source, Made):
             continue
         own = [one for one in plan.subsets if one in benchmark.subsets] or list(plan.subsets)
@@ -132,10 +137,13 @@ def run_tasks(
                 published=published_for(task.benchmark.name), seconds=time.monotonic() - begun,
             )  # fmt: skip
             run = replace(run, date=_now(), results=(*run.results, result))
-            write_run(run, out)
+            write_results(run, out)
             on_result(result)
         barrier()
-    return run if part.index == 0 else None
+    if part.index > 0:
+        return None
+    write_run(run, out)
+    return run
 
 
 def _now() -> str:

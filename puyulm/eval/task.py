@@ -143,11 +143,14 @@ def make_task(
     _check_ids(benchmark, questions)
     examples = _examples(benchmark, setting, chosen, context) if not isinstance(mode, Reading | Preference) else {}
     pick = benchmark.pick or (lambda known, question, count: known[:count])
+    texts = {subset: {(one.text, one.choices) for one in known} for subset, known in examples.items()}
 
     def examples_for(question: Question) -> Sequence[Question]:
         if not setting.shots or not examples:
             return ()
-        known = [one for one in examples[question.subset] if not _same(one, question)]
+        known = examples[question.subset]
+        if (question.text, question.choices) in texts[question.subset]:  # an example may be the question itself
+            known = [one for one in known if (one.text, one.choices) != (question.text, question.choices)]
         return pick(known, question, setting.shots)
 
     digest = hashlib.sha256()
@@ -200,11 +203,6 @@ def _examples(
             of = f" of '{subset}'" if subset else ""
             raise DataError(f"{benchmark.name}: {setting.shots} examples are asked for, but{of} there are {there}")
     return found
-
-
-def _same(example: Question, question: Question) -> bool:
-    """Whether an example is the question itself, where both are of one file; ids say nothing over several files."""
-    return (example.text, example.choices) == (question.text, question.choices)
 
 
 def _check_ids(benchmark: Benchmark, questions: Sequence[Question]) -> None:

@@ -22,7 +22,6 @@ from puyulm.model.checkpoint import save_model
 from puyulm.text.messages import Message
 from puyulm.text.tokenizer import Tokenizer
 from tests.conftest import tiny_decoder
-from tests.text.small_tokenizers import CHATML, small_tokenizer
 
 CONTEXT = "A long beginning that all questions have in common, so that blocks are shared. " * 3
 CONTINUATIONS = [
@@ -35,20 +34,6 @@ PROMPTS = [
     Prompt(messages=(Message("system", "Be brief."), Message("user", "你好")), max_new_tokens=8, prefix="I say:"),
     Prompt(text="Once upon a time", max_new_tokens=10),
 ]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama, which transformers knows too."""
-    folder = tmp_path_factory.mktemp("checkpoint") / "model"
-    tokenizer = small_tokenizer(tmp_path_factory.mktemp("tokenizer"), CHATML)
-    size = -(-tokenizer.vocab_size // 64) * 64
-    eos = tokenizer.token_to_id("<|im_end|>")
-    assert eos is not None
-    decoder = tiny_decoder(family="llama", vocab_size=size, max_position_embeddings=512, eos_token_ids=(eos,))
-    save_model(decoder, folder)
-    tokenizer.save(folder)
-    return folder
 
 
 def engine_model(folder: Path) -> EngineModel:
