@@ -66,7 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--judge-name", metavar="NAME", help="the judge's name at its endpoint")
     results = parser.add_argument_group("results")
     results.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of results [evaluation/MODEL]; page of --compare [compare.html]"
+        "--out", type=Path, metavar="DIR", help="folder of results [evaluation/MODEL]; or page of --compare"
     )
     results.add_argument(
         "--compare", type=Path, nargs="+", metavar="DIR", help="compare finished runs, and run nothing"
@@ -288,6 +288,6 @@ def _list_benchmarks() -> None:
 def _compare(args: argparse.Namespace) -> None:
     from puyulm.eval.compare import text, write_comparison
 
-    page = args.out or Path("compare.html")
+    page = args.out or args.compare[0].parent / "compare.html"
     print(text(write_comparison(args.compare, page)))
     print(f"page: {page}")

@@ -57,6 +57,11 @@ _CHAT = {
     "mmlu": _chat(5), "cmmlu": _chat(5), "ceval": _chat(5), "triviaqa": _chat(4), "nq": _chat(5), "gsm8k": _chat(4),
     "math": _chat(4), "mbpp": _chat(3), "rewardbench": Setting(mode="reward"),
 }  # fmt: skip
+# Tools by the roles of InternLM2's chat format.
+_ROLES = {
+    **dict.fromkeys(("teval", "teval_zh"), _chat(mode="tools")),
+    **dict.fromkeys(("cibench", "cibench_zh"), _chat(mode="interpreter")),
+}
 _REPORT_BASE_CARD = (
     "mmlu", "cmmlu", "ceval", "agieval", "gaokao", "triviaqa", "nq", "winogrande", "hellaswag", "bbh", "gsm8k", "math",
     "theoremqa", "humaneval", "mbpp",
@@ -65,11 +70,16 @@ _REPORT_BASE_CARD = (
 PROTOCOLS: Mapping[str, Protocol] = {
     # Technical report, tables 5 to 17. Where its headers and its text contradict each other, the headers are followed.
     "internlm2": Protocol(
-        _BASE, _CHAT, _REPORT_BASE_CARD, (*_REPORT_BASE_CARD, "ifeval", "mt_bench", "alpaca_eval", "alignbench"),
+        _BASE,
+        {**_CHAT, **_ROLES},
+        _REPORT_BASE_CARD,
+        (
+            *_REPORT_BASE_CARD, "leval", "longbench", *_ROLES, "ifeval", "mt_bench", "alpaca_eval", "alignbench",
+        ),
     ),
     "internlm2.5": Protocol(
         _BASE,
-        {**_CHAT, "gsm8k": _chat(), "math": _chat()},
+        {**_CHAT, **_ROLES, "gsm8k": _chat(), "math": _chat()},
         ("mmlu", "cmmlu", "bbh", "math", "gsm8k", "gpqa"),
         ("mmlu", "cmmlu", "bbh", "math", "gsm8k", "gpqa"),
     ),

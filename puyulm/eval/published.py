@@ -29,15 +29,17 @@ _REPORT: Mapping[str, tuple[float | None, ...]] = {
     "math": (8.9, 20.2, 13.6, 25.5, 23.2, 23.6, 31.9, 32.4),
     "theoremqa": (2.6, 10.5, 3.3, 13.5, 11.3, 9.5, 13.6, 14.1),
     "humaneval": (31.1, 56.1, 32.3, 48.8, 61.6, 59.2, 67.1, 67.7),
-    "mbpp": (54.1, 51.8, 59.9, 63.0, 47.5, 46.4, 63.4, 65.8),
+    "mbpp": (54.1, 51.8, 59.9, 63.0, 47.5, 52.5, 63.4, 65.8),
     "ifeval": (None, None, None, None, 48.5, 45.9, 48.7, 42.2),
     "alpaca_eval": (None, None, None, None, 6.9, 11.3, 8.0, 21.8),
     "mt_bench": (None, None, None, None, 7.1, 7.7, 7.3, 7.9),
     "alignbench": (None, None, None, None, 4.9, 6.1, 5.3, 6.8),
-    "leval": (None, None, None, None, 48.6, 48.5, 49.4, 48.8),
+    "leval": (None, None, None, None, 48.6, 48.5, 49.4, 48.4),
     "longbench": (None, None, None, None, 48.1, 46.1, 46.8, 44.8),
-    "teval": (None, None, None, None, 65.5, 65.4, 64.4, 64.3),
-    "cibench": (None, None, None, None, 39.9, 48.9, 46.4, 55.4),
+    "teval": (None, None, None, None, 64.1, 66.1, 64.7, 65.6),
+    "teval_zh": (None, None, None, None, 66.8, 65.4, 64.1, 62.9),
+    "cibench": (None, None, None, None, 52.1, 57.1, 49.0, 56.0),
+    "cibench_zh": (None, None, None, None, 27.8, 40.7, 43.7, 54.7),
 }
 
 _CARDS: Mapping[str, Mapping[str, float]] = {

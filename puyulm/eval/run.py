@@ -302,9 +302,10 @@ def _prefer(task: Task, mode: Preference, model: LanguageModel, todo: Todo, keep
                 raise DataError(f"{task.benchmark.name}: question '{question.id}' has nothing to compare")
             rewards = list(itertools.islice(rewarded, len(turns)))
             margin = rewards[0] - max(rewards[1:])  # none is no preference
-            shown, outputs = _ends(task.shown(question)), tuple(f"{one:.6f}" for one in rewards)
             keep(question, Sample(
-                question.id, question.subset, repeat, shown, outputs, question.target, {"accuracy": float(margin > 0)}, finish_reason="stop",
+                id=question.id, subset=question.subset, repeat=repeat, prompt=_ends(task.shown(question)),
+                outputs=tuple(f"{one:.6f}" for one in rewards), target=question.target,
+                scores={"accuracy": float(margin > 0)}, finish_reason="stop",
                 extra={**_kept(task, question), "margin": margin},
             ))  # fmt: skip
 

@@ -16,6 +16,7 @@ from puyulm.eval.benchmarks import (
     arc,
     bbh,
     ceval,
+    cibench,
     cmmlu,
     contamination,
     drop,
@@ -60,7 +61,7 @@ def all_benchmarks() -> tuple[Benchmark, ...]:
     )  # fmt: skip
     mathematics = (gsm8k.BENCHMARK, *math.BENCHMARKS, *aime.BENCHMARKS, theoremqa.BENCHMARK)
     code = (*humaneval.BENCHMARKS, mbpp.BENCHMARK, scireasoner.BENCHMARK)
-    tools = teval.BENCHMARKS
+    tools = (*teval.BENCHMARKS, *cibench.BENCHMARKS)
     instruction = (ifeval.BENCHMARK, alpaca_eval.BENCHMARK, mt_bench.BENCHMARK, alignbench.BENCHMARK)
     judges = (*judged.BENCHMARKS, rewardbench.BENCHMARK)
     long = (ruler.BENCHMARK, needle.BENCHMARK, longbench.BENCHMARK, longbench_v2.BENCHMARK, leval.BENCHMARK)

@@ -168,20 +168,31 @@ def play(question: Question, prompt: Prompt, *, chinese: bool = False, roles: bo
             begin, tokens = len(messages), 0
             cell: Cell | None = None
             for _ in range(ATTEMPTS):
-                output = yield replace(prompt, messages=tuple(messages))
+                output = yield replace(prompt, messages=_in_turns(messages))
                 tokens += output.tokens
                 messages.append(_answer(output, roles))
                 code = code_of(output)
                 if code is None:
                     break
                 cell = _run(session, code)
-                messages.append(Message("environment" if roles else "user", _shown(cell), name=name))
+                shown = Message("environment", _shown(cell), name=name) if roles else Message("user", _told(cell))
+                messages.append(shown)
                 if cell.status == "ok":
                     break
             text = "\n".join(f"{one.content}\n{one.code or ''}".strip() for one in messages[begin:])
             end = Message("assistant", json.dumps(_end(cell), ensure_ascii=False))
             ends.append(Output(text=text, message=end, tokens=tokens))
     return ends
+
+
+def _in_turns(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Neighbouring messages of the user as one: many chat templates know only turns."""
+    turns: list[Message] = []
+    for one in messages:
+        if turns and turns[-1].role == one.role == "user":
+            one = Message("user", f"{turns.pop().content}\n\n{one.content}")
+        turns.append(one)
+    return tuple(turns)
 
 
 def _run(session: Session, code: str) -> Cell:
@@ -206,6 +217,10 @@ def _answer(output: Output, roles: bool) -> Message:
 def _shown(cell: Cell) -> str:
     parts = [cell.stdout, cell.result or "", f"[{len(cell.images)} figures]" if cell.images else "", cell.error or ""]
     return "\n".join(part[-SHOWN:].strip() for part in parts if part.strip()) or "(no output)"
+
+
+def _told(cell: Cell) -> str:
+    return f"Output:\n```\n{_shown(cell)}\n```"
 
 
 def _end(cell: Cell | None) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def overlaps(answer: str, right: Iterable[str]) -> bool:
 
 def answer_line(text: str) -> str | None:
     """Strict: what the last line of the form "Answer: ..." says."""
-    found = re.findall(r"^\W*answer\W*[:：]\W*?\s*(\S[^\n]*)$", text, re.IGNORECASE | re.MULTILINE)
+    found = re.findall(r"^[^\w\n]{0,9}answer[*_ ]{0,9}[:：][*_ \t]{0,9}(\S[^\n]*)$", text, re.IGNORECASE | re.MULTILINE)
     return found[-1].strip().strip("*").strip() or None if found else None
 
 

@@ -68,13 +68,13 @@ _PERCENT = r"(?:%|percent\b|per cent\b)"
 _SIMPLE = r"(?:[A-Za-z°µΩ]{2,}|[mgshlLCFKNJWVA°′″Ω])[²³]?"
 _WORD = rf"(?:{_SIMPLE}(?:\^\{{?-?\d\}}?)?(?:[/·-]{_SIMPLE}(?:\^\{{?-?\d\}}?)?)*\.?|[\u4e00-\u9fff]{{1,3}})"  # a unit
 _ARABIC = re.compile(
-    rf"(?P<sign>[-+]?)\s*{_CURRENCY}?\s*(?P<inner>[-+]?)"
-    rf"(?:(?P<whole>\d+)[ ]+(?P<part>\d+)\s*/\s*(?P<parts>\d+)"
-    rf"|(?P<number>{_DECIMAL})(?:\s*/\s*(?P<by>{_DECIMAL}))?"
-    rf"(?:[eE](?P<e>[-+]?\d+)|\s*[x*×]\s*10\s*\^\s*\{{?\s*(?P<power>[-+]?\d+)\s*\}}?)?)"
-    rf"\s*(?P<myriad>[万亿])?(?P<scale>(?:thousand|million|billion|trillion)\b)?\s*(?P<percent>{_PERCENT})?",
+    rf"(?P<sign>[-+]?) ?{_CURRENCY}? ?(?P<inner>[-+]?)"
+    rf"(?:(?P<whole>\d+) (?P<part>\d+) ?/ ?(?P<parts>\d+)"
+    rf"|(?P<number>{_DECIMAL})(?: ?/ ?(?P<by>{_DECIMAL}))?"
+    rf"(?:[eE](?P<e>[-+]?\d+)| ?[x*×] ?10 ?\^ ?\{{? ?(?P<power>[-+]?\d+) ?\}}?)?)"
+    rf" ?(?P<myriad>[万亿])?(?P<scale>(?:thousand|million|billion|trillion)\b)? ?(?P<percent>{_PERCENT})?",
 )
-_UNITS = re.compile(rf"\s*{_CURRENCY}?\s*(?:{_WORD}(?:[ ]{_WORD}){{0,2}})?\s*")
+_UNITS = re.compile(rf" ?{_CURRENCY}? ?(?:{_WORD}(?: {_WORD}){{0,2}})?")
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "万": 10**4, "亿": 10**8}
 
 _DIGITS = {
@@ -255,7 +255,8 @@ def _clean(text: str) -> str:
     text = _LATEX_SPACES.sub(lambda found: "" if "," in found[0] or "!" in found[0] else " ", text)
     text = _LATEX_TEXT.sub(r" \1", text)
     text = _LATEX_FRACTION.sub(lambda found: f" {found[1] or found[2]}/{found[3] or found[4]}", text)
-    text = re.sub(r"^(-?)\s+(?=\d+/)", r"\1", text.strip())
+    text = "\n".join(" ".join(line.split()) for line in text.strip().split("\n"))
+    text = re.sub(r"^(-?) (?=\d+/)", r"\1", text)
     text = text.strip().strip("*").strip()
     for before, behind in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
         if len(text) > len(before + behind) and text.startswith(before) and text.endswith(behind):
