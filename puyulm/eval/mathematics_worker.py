@@ -60,7 +60,7 @@ def _limit(kind: int, value: int) -> None:
 
 def _functions() -> tuple[Callable[[str, str], bool], Callable[[str], float | None]]:
     """math-verify with the notation of MATH's answers: LaTeX first, then plain expressions."""
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify  # type: ignore[import-untyped]
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
     logging.disable(logging.CRITICAL)
     kinds = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]

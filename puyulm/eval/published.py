@@ -77,7 +77,10 @@ _CARDS: Mapping[str, Mapping[str, float]] = {
 
 
 # Where what was published is not the benchmark's first metric.
-_OTHER_METRICS = {"ifeval": {**dict.fromkeys(_REPORT_MODELS, "mean"), "smollm2-135m-instruct": "strict"}}
+_OTHER_METRICS = {
+    "ifeval": {**dict.fromkeys(_REPORT_MODELS, "mean"), "smollm2-135m-instruct": "strict"},
+    "alpaca_eval": dict.fromkeys(_REPORT_MODELS, "win_rate"),
+}
 
 
 def published_for(benchmark: str) -> dict[str, float]:

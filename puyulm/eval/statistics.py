@@ -58,16 +58,17 @@ def estimates(
         other_way: Average over rows where the benchmark does over subsets, and the reverse.
 
     Returns:
-        By name. Of samples without any of the metrics, the first one without a value.
+        By name. The benchmark's first metric is always there, without a value (NaN) where no sample has it.
     """
     summaries = _summarised(benchmark, strata) if benchmark.summarise is not None else {}
-    by_row, found = (benchmark.average == "rows") != other_way, {}
+    by_row = (benchmark.average == "rows") != other_way
+    found = {benchmark.metrics[0]: mean_estimate([])}
     for name in dict.fromkeys((*benchmark.metrics, *summaries)):
         if name in summaries:
             found[name] = summaries[name]
         elif rows := [own for samples in strata if len(own := row_means(samples, name))]:
             found[name] = mean_estimate(rows, by_row=by_row)
-    return found or {benchmark.metrics[0]: mean_estimate([])}
+    return found
 
 
 def row_means(samples: Sequence[Sample], metric: str) -> np.ndarray:
