@@ -25,7 +25,7 @@ VERBS = {
     "train": ("puyulm.cli.train", "pretrain a model from a recipe"),
     "sft": ("puyulm.cli.sft", "fine-tune a model on conversations from a recipe"),
     "report": ("puyulm.cli.report", "show how training runs went, and compare them"),
-    "eval": ("puyulm.cli.eval", "score a model on items with checkable answers"),
+    "eval": ("puyulm.cli.eval", "score a model on benchmarks or your own questions, and compare runs"),
     "demo": ("puyulm.cli.demo", "the whole life in miniature: make a small model from scratch"),
 }
 

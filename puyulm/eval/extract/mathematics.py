@@ -15,11 +15,12 @@ from puyulm.eval.extract.numbers import final_number
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\b\s{0,9}")
 _SAID = re.compile(
-    r"(?:final\s+answer|answer)\s*(?:\**\s*[:：]|\s+(?:is|are|=|would be|should be)\b\s*[:：]?)\s*"
-    r"|(?:最终)?答案\s*(?:是|为|等于|应为|应该是|[:：])\s*[:：]?\s*",
+    r"(?:final\s{1,3}answer|answer)\s{0,3}"
+    r"(?:\*{0,3}\s{0,3}[:：]|\s{1,3}(?:is|are|=|would be|should be)\b\s{0,3}[:：]?)\s{0,3}"
+    r"|(?:最终)?答案\s{0,3}(?:是|为|等于|应为|应该是|[:：])\s{0,3}[:：]?\s{0,3}",
     re.IGNORECASE,
 )
-_ENDING = re.compile(r"\s*(?:I hope (?:it|this) is correct\.?|Q\.?E\.?D\.?)\s*$", re.IGNORECASE)
+_ENDING = re.compile(r"(?:I hope (?:it|this) is correct\.?|Q\.?E\.?D\.?)$", re.IGNORECASE)
 _DISPLAY = re.compile(  # bounded, so that hostile texts cost no more than their length
     r"\$\$(.{1,1000}?)\$\$|\\\[(.{1,1000}?)\\\]|\\\((.{1,1000}?)\\\)|(?<!\\)\$(.{1,1000}?)(?<!\\)\$", re.DOTALL
 )
@@ -63,7 +64,7 @@ def stated_answer(text: str) -> str | None:
 
 def _stated(text: str) -> str | None:
     for found in reversed(list(_SAID.finditer(text))):
-        rest = _ENDING.sub("", text[found.end() :].lstrip("*_ \t\n"))
+        rest = _ENDING.sub("", text[found.end() :].strip("*_ \t\n"))
         answer = _first_sentence(rest)
         if answer:
             return answer

@@ -131,3 +131,6 @@ def test_any_text_is_read_without_an_error(text: str) -> None:
 def test_hostile_texts_cost_no_more_than_their_length() -> None:
     for piece in ("\\boxed{", "\\[", "$", "{", "answer is ", "\\(", "**", "x ="):
         final_answer(piece * 20_000)
+    for head in ("answer", "- ", "5", "\\boxed"):
+        for space in " \n":
+            final_answer(head + space * 50_000)
