@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from puyulm.eval.model import LanguageModel
     from puyulm.eval.suite import Plan
 
-OPTIONS = ("max_length", "needles", "reserve", "window", "stride")
+OPTIONS = ("max_length", "needles", "reserve", "answer", "window", "stride")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--count", type=int, metavar="N", help="rows of each made task and length")
     what.add_argument(
         "--option", action="append", metavar="NAME=N",
-        help="further settings of long contexts and texts: max_length, needles, reserve, window, stride; repeatable",
+        help=f"further settings of long contexts and texts: {', '.join(OPTIONS)}; repeatable",
     )  # fmt: skip
     where = parser.add_argument_group("where it runs")
     where.add_argument("--endpoint", metavar="URL", help="ask a server (OpenAI protocol) instead; MODEL is its name")

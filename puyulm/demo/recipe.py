@@ -43,6 +43,27 @@ class TaskSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """How the models are evaluated, see `puyulm.demo.evaluation`.
+
+    Attributes:
+        lengths: Of needles' and RULER's texts in tokens, answer included.
+        depths: Where needles lie, in percent of the text.
+        ruler: RULER's tasks.
+        ruler_count: Samples of each task and length.
+        windows: Tokens that the base model sees at once where it reads held-out text, to tell how much context it uses.
+        context_bytes: Of each source's held-out text, that are read so.
+    """
+
+    lengths: tuple[int, ...] = (512, 640, 768, 896, 1024)
+    depths: tuple[float, ...] = (0, 25, 50, 75, 100)
+    ruler: tuple[str, ...] = ("niah_single_1", "niah_single_2", "niah_multikey_1", "niah_multivalue", "fwe")
+    ruler_count: int = 4
+    windows: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
+    context_bytes: int = 25_000
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoRecipe:
     """All stages.
 
@@ -55,6 +76,7 @@ class DemoRecipe:
     corpus: CollectSettings = field(default_factory=CollectSettings)
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
     tasks: TaskSettings
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     pretrain: str = "demo/pretrain.yaml"
     sft: str = "demo/sft.yaml"
 

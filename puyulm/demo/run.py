@@ -19,7 +19,7 @@ def demo(recipe: DemoRecipe, folder: Path, *, published: bool = True) -> None:
     page = write_report(folder, results)
     model = folder / "sft" / "model"
     command = sys.argv[0] if Path(sys.argv[0]).name == "puyu" else "puyu"  # .venv/bin/puyu, where it is not on the path
-    print(f"\n{summary(results)}\n\nreport: {page}\nmodel:  {model}\nchat:   {command} chat {model}")
+    print(f"\n{summary(folder, results)}\n\nreport: {page}\nmodel:  {model}\nchat:   {command} chat {model}")
 
 
 def answer_with_published_model(questions: tuple[str, ...]) -> None:

@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,10 @@ def stages(demo: Demo) -> list[Stage]:
         Stage("pretrain", "Pretrain", replace(pretrain, **free), (pretrain.out / "model",), _pretrain),
         Stage("tasks", "Make questions with checkable answers", recipe.tasks, (path("tasks"),), _tasks),
         Stage("sft", "Fine-tune on them", replace(sft, **free), (sft.out / "model",), _sft),
-        Stage("evaluate", "Ask base and tuned model the held-out questions", None, (path("evaluation"),), _evaluate),
-    ]
+        Stage("evaluate", "Evaluate base and tuned model", recipe.evaluation,
+              tuple(path("evaluation", *name) for name in product(("base", "tuned"), ("results.json", "judged"))),
+              _evaluate),
+    ]  # fmt: skip
 
 
 def _corpus(demo: Demo, _: dict[str, Json]) -> Json:
@@ -182,21 +185,10 @@ def _sft(demo: Demo, results: dict[str, Json]) -> Json:
 
 
 def _evaluate(demo: Demo, _: dict[str, Json]) -> Json:
-    from puyulm.engine.load import load_chat_model
-    from puyulm.eval.exact import evaluate, read_items, write_report
+    from puyulm.demo.evaluation import evaluate
 
-    items = read_items(demo.path("tasks", "held-out.jsonl"))
-    examples = read_items(demo.path("tasks", "examples.jsonl"))
-    result: Json = {}
-    for name, folder, chat in (("base", "pretrain", False), ("tuned", "sft", True)):
-        loaded = load_chat_model(str(demo.path(folder, "model")), needs_chat_format=chat)
-        chat_format = loaded.chat_format if chat else None
-        report = evaluate(loaded.model, loaded.tokenizer, items, chat_format,
-                          examples=examples, shots=0 if chat else 2)  # fmt: skip
-        write_report(report, demo.path("evaluation", name))
-        print(f"{name} model:\n{report.table()}")
-        result[name] = [asdict(score) | {"rate": score.rate} for score in report.scores]
-    return result
+    window = max(phase.seq_len for phase in _pretrain_recipe(demo).phases)
+    return evaluate(demo.folder, demo.recipe.evaluation, window)
 
 
 def _pretrain_recipe(demo: Demo) -> Any:
