@@ -94,11 +94,12 @@ def run(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace, plan: Plan) -> None:
     from puyulm.eval.report.terminal import table
     from puyulm.eval.results import REPORT_FILE
-    from puyulm.eval.suite import make_tasks, run_tasks
+    from puyulm.eval.suite import check_judge, make_tasks, run_tasks
 
     for benchmark in plan.benchmarks:
         if benchmark.needs is not None:
             benchmark.needs()
+    check_judge(plan, args.judge)
     tasks = make_tasks(plan, None)  # what is missing shows before a model is loaded
     part, barrier = _processes(args)
     model = _model(args)
@@ -131,6 +132,8 @@ def _plan(args: argparse.Namespace) -> Plan:
         raise DataError(f"--shots must be 0 or more, not {args.shots}")
     if args.repeats is not None and args.repeats > 1 and not args.temperature:
         raise DataError("--repeats: the most likely answer is always the same one; give a --temperature above 0")
+    if not args.temperature and (args.top_p is not None or args.top_k is not None):
+        raise DataError("--top-p and --top-k are for draws: give a --temperature above 0")
     drawn = {"temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k}
     given = {name: value for name, value in drawn.items() if value is not None}
     return Plan(
@@ -224,7 +227,8 @@ def _local(name: str, args: argparse.Namespace) -> LanguageModel:
     from puyulm.eval.engine_model import EngineModel
 
     chat = load_from_args(name, args, needs_chat_format=not args.base)
-    return EngineModel(chat, name, engine_config(args), own_template=args.chat_template)
+    loaded = f"{args.dtype} {args.quantize} {args.rope_scaling}"
+    return EngineModel(chat, name, engine_config(args), own_template=args.chat_template, loaded=loaded)
 
 
 def _endpoint(args: argparse.Namespace, url: str, name: str | None, *, chat: bool | None = None) -> LanguageModel:
@@ -252,11 +256,18 @@ def _judge(args: argparse.Namespace) -> LanguageModel | None:
 
 def _processes(args: argparse.Namespace) -> tuple[Any, Callable[[], None]]:
     """This process's part under torchrun, and how it waits for the others. `args.device` becomes its own."""
+    from puyulm.errors import DataError
     from puyulm.eval.run import Part
 
-    count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    if count == 1:
+    said = {name: os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")}
+    if said["WORLD_SIZE"] in ("", "1"):
         return Part(), lambda: None
+    if missing := [name for name, value in said.items() if not value]:
+        raise DataError(f"WORLD_SIZE is set but {missing[0]} is not: start with torchrun, or unset WORLD_SIZE")
+    try:
+        count, rank = int(said["WORLD_SIZE"]), int(said["RANK"])
+    except ValueError:
+        raise DataError(f"WORLD_SIZE={said['WORLD_SIZE']}, RANK={said['RANK']}: no numbers; use torchrun") from None
     import datetime
 
     import torch

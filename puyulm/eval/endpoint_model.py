@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from puyulm.errors import GenerationError
-from puyulm.eval.model import Continuation, Judged, OnJudged, OnOutput, Output, Prompt
+from puyulm.eval.model import Continuation, Judged, OnJudged, OnOutput, Output, Prompt, PromptError
 from puyulm.text.messages import Message, message_from_dict, message_to_dict
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from puyulm.text.tokenizer import Tokenizer
 
 TRIES, FIRST_WAIT = 6, 0.5  # a busy server is asked again after 0.5 s, 1 s, 2 s, ...
+REFUSED = (400, 413, 422)  # this question, and not another one
 BUSY = (408, 409, 429, 500, 502, 503, 504)
 TIMEOUT = 3600.0  # of one answer, in seconds: thoughts may be long
 
@@ -79,15 +82,32 @@ class EndpointModel:
         return self._tokenizer
 
     def _each(self, function: Callable[[Any], T], asked: Sequence[Any], report: Callable[[int, T], None]) -> None:
-        """Reports in this thread, as answers come."""
-        with ThreadPoolExecutor(self._concurrency) as threads:
-            futures: dict[Future[T], int] = {threads.submit(function, one): i for i, one in enumerate(asked)}
-            try:
-                for future in as_completed(futures):
-                    report(futures[future], future.result())
-            except BaseException:
-                threads.shutdown(wait=False, cancel_futures=True)
-                raise
+        """Reports in this thread, as answers come. Whoever interrupts it does not wait for those on their way."""
+        todo, answers = deque(enumerate(asked)), SimpleQueue[tuple[int, T | BaseException]]()
+
+        def work() -> None:
+            while True:
+                try:
+                    index, one = todo.popleft()
+                except IndexError:
+                    return
+                try:
+                    answers.put((index, function(one)))
+                except BaseException as error:
+                    answers.put((index, error))
+
+        for _ in range(min(self._concurrency, len(asked))):
+            threading.Thread(target=work, daemon=True).start()
+        try:
+            for _ in asked:
+                index, answer = answers.get()
+                if isinstance(answer, PromptError):
+                    raise PromptError(index, str(answer))
+                if isinstance(answer, BaseException):
+                    raise answer
+                report(index, answer)
+        finally:
+            todo.clear()
 
     def _answer(self, prompt: Prompt) -> Output:
         body: dict[str, Any] = {"model": self._model, "max_tokens": prompt.max_new_tokens}
@@ -103,8 +123,8 @@ class EndpointModel:
                 body["logprobs"] = prompt.top_logprobs
             reply = self._post("completions", body | {"prompt": prompt.text + prompt.prefix})
             choice = _first_choice(reply)
-            top = (choice.get("logprobs") or {}).get("top_logprobs") or [{}]
-            return _output(Message("assistant", choice.get("text") or ""), choice, reply, top[0] or {})
+            listed = (choice.get("logprobs") or {}).get("top_logprobs") or [{}]
+            return _output(Message("assistant", choice.get("text") or ""), choice, reply, listed[0] or {})
         messages = [message_to_dict(message) for message in prompt.messages]
         if prompt.prefix:  # vLLM's and our own server's way to let a model go on
             messages.append({"role": "assistant", "content": prompt.prefix})
@@ -121,17 +141,19 @@ class EndpointModel:
         reasoning = found.pop("reasoning_content", None) or found.pop("reasoning", None) or ""
         message = message_from_dict({"role": "assistant", "content": found.get("content") or ""} | _calls(found))
         content = (choice.get("logprobs") or {}).get("content") or [{}]
-        top = {one["token"]: one["logprob"] for one in content[0].get("top_logprobs", ())}
+        top: dict[str, float] = {}
+        for one in content[0].get("top_logprobs") or ():
+            top.setdefault(one["token"], one["logprob"])  # the most likely one of those that look the same
         return _output(message, choice, reply, top, reasoning)
 
     def _judged(self, one: Continuation) -> Judged:
         """By the log-probabilities of an echoed prompt. One more token is made, as some servers insist on it.
 
-        A token that stands across the border of context and continuation counts to the context.
+        A token that stands across the border of context and continuation counts to the context, unless it is all that
+        there is (see `puyulm.eval.engine_model.encode_pairs`).
         """
-        bare = one.context.rstrip()
-        text = one.context[len(bare) :] + one.text if bare else one.text
-        prompt = (bare or one.context) + text
+        prompt = one.context + one.text
+        text = prompt[len(one.context.rstrip()) :]
         reply = self._post("completions", {
             "model": self._model, "prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True,
         })  # fmt: skip
@@ -141,11 +163,10 @@ class EndpointModel:
             raise GenerationError(f"{self._url} gives no log-probabilities of prompts (echo): likelihoods need them")
         count = (reply.get("usage") or {}).get("prompt_tokens") or len(values) - 1
         end = offsets[count] if count < len(offsets) else offsets[-1] + len(tokens[-1])
-        judged = [
-            value
-            for value, offset in zip(values[:count], offsets[:count], strict=True)
-            if offset >= end - len(text) and value is not None
-        ]
+        border, ends = end - len(text), [*offsets[1:count], end]
+        places = [place for place in range(count) if offsets[place] >= border]
+        places = places or [place for place in range(count) if ends[place] > border]
+        judged = [values[place] for place in places if values[place] is not None]
         return Judged(sum(judged), len(judged))
 
     def _first_model(self) -> str:
@@ -176,6 +197,8 @@ class EndpointModel:
                 except ValueError:
                     raise GenerationError(f"{self._url}/{path} did not answer in JSON: is it an endpoint?") from None
             problem = _problem(response)
+            if response.status_code in REFUSED and method == "POST":
+                raise PromptError(0, f"{self._url}/{path}: {problem}")
             if response.status_code not in BUSY:
                 break
         raise GenerationError(f"{self._url}/{path}: {problem}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -16,8 +17,7 @@ from puyulm.engine.engine import Engine
 from puyulm.engine.load import ChatModel
 from puyulm.engine.params import SamplingParams
 from puyulm.engine.request import Completion
-from puyulm.errors import GenerationError
-from puyulm.eval.model import Continuation, Judged, OnJudged, OnOutput, Output, Prompt
+from puyulm.eval.model import Continuation, Judged, OnJudged, OnOutput, Output, Prompt, PromptError
 from puyulm.text.chat import render
 from puyulm.text.formats import BASE, ChatFormat
 from puyulm.text.messages import Message
@@ -33,12 +33,19 @@ class EngineModel:
     """A `puyulm.eval.model.LanguageModel` in this process.
 
     Prompts with the same beginning share its keys and values; long ones go first, so that the last batches are full.
+
+    Args:
+        own_template: Ask by the checkpoint's own jinja template instead of the chat format.
+        loaded: In which way the weights were loaded, where that changes answers (rounded, ...); for the fingerprint.
     """
 
     def __init__(
-        self, chat: ChatModel, name: str, config: EngineConfig | None = None, *, own_template: bool = False
-    ) -> None:
-        self.name, self.fingerprint = name, fingerprint(chat.path)
+        self, chat: ChatModel, name: str, config: EngineConfig | None = None, *, own_template: bool = False,
+        loaded: str = "",
+    ) -> None:  # fmt: skip
+        kv_type = (config or EngineConfig()).kv_type
+        how = f"{chat.chat_format.name} {own_template} {kv_type} {loaded}"
+        self.name, self.fingerprint = name, fingerprint(chat.path, how)
         self.chat = chat.chat_format is not BASE
         self.engine = Engine(chat.model, chat.tokenizer, config)
         self._chat, self._own_template = chat, own_template
@@ -52,7 +59,10 @@ class EngineModel:
     def judge(self, continuations: Sequence[Continuation], on_judged: OnJudged) -> None:
         for window in _windows([len(one.context) + len(one.text) for one in continuations]):
             own = continuations[window.start : window.stop]
-            self._judge(own, lambda index, judged, first=window.start: on_judged(first + index, judged))  # type: ignore[misc]
+            try:
+                self._judge(own, lambda index, judged, first=window.start: on_judged(first + index, judged))  # type: ignore[misc]
+            except PromptError as error:
+                raise PromptError(window.start + error.index, str(error)) from None
 
     def reward(self, conversations: Sequence[Sequence[Message]]) -> list[float]:
         ids = [render(messages, self._chat.tokenizer, self._chat.chat_format).ids for messages in conversations]
@@ -74,12 +84,13 @@ class EngineModel:
         def finished(place: int, completion: Completion) -> None:
             on_output(order[place], self._output(prompts[order[place]], completion))
 
-        params = [self._params(prompts[index], len(ids[index])) for index in order]
+        params = [self._params(prompts[index], index, len(ids[index])) for index in order]
         self.engine.generate([ids[index] for index in order], params, on_finish=finished)
 
     def _judge(self, continuations: Sequence[Continuation], on_judged: OnJudged) -> None:
         encoded = encode_pairs(self._chat.tokenizer, continuations)
-        self._check_lengths(tokens for _, tokens in encoded)
+        for index, (_, tokens) in enumerate(encoded):
+            self._room(index, len(tokens) - 1)  # nothing is written after the last one
         single: dict[tuple[int, ...], list[int]] = defaultdict(list)  # context -> those of one token after it
         several: list[int] = []
         for index, (start, tokens) in enumerate(encoded):
@@ -105,7 +116,7 @@ class EngineModel:
             ids = prompt_ids(self._chat, prompt.messages, think=prompt.think, own_template=self._own_template)
         return ids + (tokenizer.encode(prompt.prefix, mid_text=True) if prompt.prefix else [])
 
-    def _params(self, prompt: Prompt, length: int) -> SamplingParams:
+    def _params(self, prompt: Prompt, index: int, length: int) -> SamplingParams:
         wanted = {
             name: value
             for name in ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
@@ -114,12 +125,7 @@ class EngineModel:
         base = self._chat.params if prompt.messages else SamplingParams(stop_ids=self._chat.params.stop_ids)
         if prompt.sampling.temperature == 0:  # greedy is greedy: no penalties of the checkpoint's own
             base = SamplingParams(stop_ids=base.stop_ids)
-        limit = context_length(self._chat.model.config)
-        room = prompt.max_new_tokens if limit is None else min(prompt.max_new_tokens, limit - length)
-        if room < 1:
-            raise GenerationError(
-                f"a prompt has {length:,} tokens, but the context is {limit:,}: fewer --shots, or --rope-scaling"
-            )
+        room = min(prompt.max_new_tokens, self._room(index, length, prompt.max_new_tokens))
         return base.evolve(
             **wanted, stop=prompt.stop, max_new_tokens=room, min_new_tokens=0, logprobs=prompt.top_logprobs or None,
             thinking_budget=room if prompt.think else None,
@@ -129,21 +135,25 @@ class EngineModel:
         message, text = split_answer(
             prompt, completion.content_ids, self._chat.tokenizer, self._chat.chat_format, completion.text
         )
-        top = {}
+        top: dict[str, float] = {}
         if prompt.top_logprobs and completion.top:
             first = completion.top[0]
-            top = {self.decode([id]): value for id, value in zip(first.ids, first.logprobs, strict=True)}
+            tokens = [self._chat.tokenizer.decode([id], mid_text=True) for id in first.ids]
+            for token, value in zip(tokens, first.logprobs, strict=True):
+                top.setdefault(token, value)  # the most likely one of those that look the same
         return Output(
             text=text, reasoning=message.reasoning or "", message=message,
             finish_reason=str(completion.finish_reason), tokens=len(completion.ids), top_logprobs=top,
         )  # fmt: skip
 
-    def _check_lengths(self, sequences: Iterable[Sequence[int]]) -> None:
-        limit, longest = context_length(self._chat.model.config), max(map(len, sequences), default=0)
-        if limit is not None and longest > limit:
-            raise GenerationError(
-                f"a text has {longest:,} tokens, but the context is {limit:,}: fewer --shots, or --rope-scaling"
+    def _room(self, index: int, length: int, wanted: int = 1) -> int:
+        """Tokens that fit after so many; `wanted` where the context has no end."""
+        limit = context_length(self._chat.model.config)
+        if limit is not None and length >= limit:
+            raise PromptError(
+                index, f"{length:,} tokens, but the model's context is {limit:,}: fewer --shots, or --rope-scaling"
             )
+        return wanted if limit is None else limit - length
 
     def _judge_single(
         self, contexts: dict[tuple[int, ...], list[int]], encoded: list[tuple[int, list[int]]], on_judged: OnJudged
@@ -171,16 +181,22 @@ def encode_pairs(tokenizer: Tokenizer, continuations: Sequence[Continuation]) ->
     """For each, where the judged tokens begin, and all tokens.
 
     The two texts are encoded together, as they stand in running text; spaces at the end of the context belong to what
-    follows. What is judged are the tokens from where the context's own end (lm-evaluation-harness's rule).
+    follows. What is judged are the tokens from where the context's own end (lm-evaluation-harness's rule). Where none
+    are left, as the context's last token and the text became one ("Answer:" and "A"), those which differ from the
+    context's are: nothing would be certain, and beat every other choice.
     """
     bos = tokenizer.encode("", bos=True)
     pairs = [_move_spaces(one) for one in continuations]
     contexts = list(dict.fromkeys(context for context, _ in pairs))
-    lengths = dict(zip(contexts, map(len, tokenizer.encode_batch(contexts)), strict=True))
+    alone = dict(zip(contexts, tokenizer.encode_batch(contexts), strict=True))
     wholes = tokenizer.encode_batch(context + text for context, text in pairs)
     found = []
-    for (context, _), whole in zip(pairs, wholes, strict=True):
-        start, tokens = len(bos) + (lengths[context] if context else 0), bos + whole
+    for (context, text), whole in zip(pairs, wholes, strict=True):
+        judged = len(alone[context])
+        if text and judged >= len(whole):
+            same = itertools.takewhile(lambda two: two[0] == two[1], zip(alone[context], whole, strict=False))
+            judged = min(sum(1 for _ in same), len(whole) - 1)
+        start, tokens = len(bos) + judged, bos + whole
         if start == 0:  # the first token of a text without a beginning has no probability: one is put there
             beginning = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
             start, tokens = 1, (tokens if beginning is None else [beginning, *tokens])
@@ -209,9 +225,9 @@ def split_answer(
     return Message("assistant", text), text
 
 
-def fingerprint(path: Path) -> str:
-    """Changes when a checkpoint's files do: of names, sizes, and a few places of each file."""
-    digest = hashlib.sha256()
+def fingerprint(path: Path, how: str = "") -> str:
+    """Changes with `how` a checkpoint is used and when its files do: of names, sizes, and a few places of each file."""
+    digest = hashlib.sha256(how.encode())
     files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
     for file in files:
         size = file.stat().st_size
@@ -243,4 +259,4 @@ def _order(sequences: Sequence[Sequence[int]]) -> list[int]:
 
 def _move_spaces(one: Continuation) -> tuple[str, str]:
     bare = one.context.rstrip()
-    return (bare, one.context[len(bare) :] + one.text) if bare else (one.context, one.text)
+    return bare, one.context[len(bare) :] + one.text

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from puyulm.errors import GenerationError
 from puyulm.text.messages import Message
 
 
@@ -88,6 +89,17 @@ class Judged:
     tokens: int
 
 
+class PromptError(GenerationError):
+    """One of the things that a model was asked is none that it can take (too long); `index` says which."""
+
+    def __init__(self, index: int, message: str) -> None:
+        super().__init__(message)
+        self.index = index
+
+    def __reduce__(self) -> tuple[type[PromptError], tuple[int, str]]:
+        return type(self), (self.index, str(self))
+
+
 OnOutput = Callable[[int, Output], None]
 OnJudged = Callable[[int, Judged], None]
 
@@ -95,7 +107,8 @@ OnJudged = Callable[[int, Judged], None]
 class LanguageModel(Protocol):
     """A model to be evaluated. Results are reported as they come, by the index of what was asked; order is free.
 
-    A backend that cannot do one of these raises a GenerationError that says so.
+    A backend that cannot do one of these raises a GenerationError that says so, and a PromptError where one of those
+    that were asked is at fault.
 
     Attributes:
         name: As shown in tables.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from puyulm.errors import GenerationError
-from puyulm.eval.model import Continuation, LanguageModel, OnJudged, OnOutput, Output, Prompt
+from puyulm.eval.model import Continuation, LanguageModel, OnJudged, OnOutput, Output, Prompt, PromptError
 from puyulm.text.messages import Message
 
 PIECES = 8  # of the work of a worker: small enough that all end together, large enough to share beginnings
@@ -87,7 +87,11 @@ class RayModel:
         while running:
             [ready], _ = self._ray.wait(list(running), num_returns=1)
             first, worker = running.pop(ready)
-            for offset, result in enumerate(self._all([ready])[0]):
+            try:
+                results = self._all([ready])[0]
+            except PromptError as error:
+                raise PromptError(first + error.index, str(error)) from None
+            for offset, result in enumerate(results):
                 report(first + offset, result)
             start(worker)
 
@@ -95,6 +99,8 @@ class RayModel:
         try:
             return self._ray.get(list(references))
         except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, PromptError):
+                raise error.cause from None
             raise GenerationError(f"a worker failed: {error.cause}") from None
         except self._ray.exceptions.RayActorError as error:
             reason = str(error).strip().splitlines()[-1]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from puyulm.eval.benchmark import (
     Sample,
     Verdict,
 )
-from puyulm.eval.model import Continuation, Judged, LanguageModel, Output, Prompt
+from puyulm.eval.model import Continuation, Judged, LanguageModel, Output, Prompt, PromptError
 from puyulm.eval.samples import SampleFile
 from puyulm.eval.task import Task
 from puyulm.progress import Progress
@@ -74,7 +75,7 @@ def run_task(
     needs_judge = judge if isinstance(mode, Generation) and mode.judge is not None else None
     questions = list(task.questions)[part.index :: part.count]
     wanted = [(one, repeat) for one in questions for repeat in range(task.setting.repeats)]
-    with SampleFile(folder, task.key(model, needs_judge), part.index) as file:
+    with SampleFile(folder, task.key(model, needs_judge), task.stamp, part.index) as file:
         found = file.read(questions)
         done = {key: sample for key, sample in found.items() if key[1] < task.setting.repeats}
         todo = [(one, repeat) for one, repeat in wanted if (one.id, repeat) not in done]
@@ -144,7 +145,7 @@ def _generate(
                 free = len(waiting) if mode.at_once is None else mode.at_once - len(asked)
                 asked += [_begin(task, mode, question, repeat) for question, repeat in waiting[:free]]
                 del waiting[:free]
-                _round(mode, model, asked, threads, finished)
+                _round(task, mode, model, asked, threads, finished)
                 asked = [one for one in asked if not one.finished]
             if judge is not None:
                 _ask_judge(task, mode, judge, judging, keep)
@@ -159,7 +160,7 @@ def _generate(
 
 
 def _round(
-    mode: Generation, model: LanguageModel, asked: Sequence[_Asked], threads: ThreadPoolExecutor,
+    task: Task, mode: Generation, model: LanguageModel, asked: Sequence[_Asked], threads: ThreadPoolExecutor,
     finished: Callable[[_Asked], None],
 ) -> None:  # fmt: skip
     """Asks each once; `finished` gets those that it brought to their end."""
@@ -169,10 +170,12 @@ def _round(
             asked[index].advance(output)
             finished(asked[index])
 
-        model.generate([one.prompt for one in asked], come)
+        with _naming(task, lambda index: asked[index].question):
+            model.generate([one.prompt for one in asked], come)
         return
     outputs: dict[int, Output] = {}
-    model.generate([one.prompt for one in asked], outputs.__setitem__)
+    with _naming(task, lambda index: asked[index].question):
+        model.generate([one.prompt for one in asked], outputs.__setitem__)
     # What plays between two turns (a program, a tool) may take its time.
     list(threads.map(lambda index: asked[index].advance(outputs[index]), range(len(asked))))
     for one in asked:
@@ -213,7 +216,8 @@ def _ask_judge(task: Task, mode: Generation, judge: LanguageModel, finished: Seq
             assert mode.judge is not None
             keep(one.question, _sample(task, one, mode.judge.verdict(one.question, one.outputs, own), own))
 
-    judge.generate([prompt for own in asked for prompt in own], answered)
+    with _naming(task, lambda index: finished[owners[index]].question, "for the judge: "):
+        judge.generate([prompt for own in asked for prompt in own], answered)
 
 
 def _sample(task: Task, one: _Asked, verdict: Verdict, judged: Sequence[Output] = ()) -> Sample:
@@ -247,7 +251,8 @@ def _choose(task: Task, mode: Likelihood, model: LanguageModel, todo: Todo, keep
             results = [judged[owner][place] for place in range(len(asked[owner]))]
             keep(question, _choice_sample(task, mode, question, repeat, asked[owner], results))
 
-    model.judge([asked[owner][place] for owner, place in flat], come)
+    with _naming(task, lambda index: todo[flat[index][0]][0]):
+        model.judge([asked[owner][place] for owner, place in flat], come)
 
 
 def _choice_sample(
@@ -289,7 +294,8 @@ def _read(task: Task, mode: Reading, model: LanguageModel, todo: Todo, keep: Kee
             extra=_kept(task, question),
         ))  # fmt: skip
 
-    model.judge(asked, come)
+    with _naming(task, lambda index: todo[index][0]):
+        model.judge(asked, come)
 
 
 def _prefer(task: Task, mode: Preference, model: LanguageModel, todo: Todo, keep: Keep) -> None:
@@ -308,6 +314,15 @@ def _prefer(task: Task, mode: Preference, model: LanguageModel, todo: Todo, keep
                 scores={"accuracy": float(margin > 0)}, finish_reason="stop",
                 extra={**_kept(task, question), "margin": margin},
             ))  # fmt: skip
+
+
+@contextlib.contextmanager
+def _naming(task: Task, question: Callable[[int], Question], who: str = "") -> Iterator[None]:
+    """Says which question it was that a model could not take."""
+    try:
+        yield
+    except PromptError as error:
+        raise GenerationError(f"{task.benchmark.name}: question '{question(error.index).id}': {who}{error}") from None
 
 
 def _ends(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, TextIO
@@ -17,45 +17,47 @@ from puyulm.eval.benchmark import Question, Sample
 class SampleFile:
     """The samples of one key, of all processes that work on them.
 
-    Each process appends to a file of its own; all files of the key are read. A sample counts only if the question was
-    the same.
+    Each process appends to a file of its own; all files of the key are read. A sample counts only if the question, and
+    what the model was given with it, was the same.
 
     Args:
         folder: Where files lie.
         key: What the samples belong to; its digest is part of the files' names.
+        stamp: Of a question: changes with whatever its sample depends on.
         part: This process's number.
     """
 
-    def __init__(self, folder: Path, key: Mapping[str, Any], part: int = 0) -> None:
+    def __init__(self, folder: Path, key: Mapping[str, Any], stamp: Callable[[Question], str], part: int = 0) -> None:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:12]
         self._folder, self._stem = folder, f"{key['task']}-{digest}"
         self.path = folder / f"{self._stem}.{part}.jsonl"
+        self._stamp, self._stamps = stamp, dict[str, str]()
         self._lock = threading.Lock()
         self._file: TextIO | None = None
 
     def read(self, questions: Iterable[Question]) -> dict[tuple[str, int], Sample]:
         """What is finished, by id and repeat. The unfinished last line of a killed process is passed over."""
-        hashes = {question.id: question_hash(question) for question in questions}
+        self._stamps |= {question.id: self._stamp(question) for question in questions}
         found: dict[tuple[str, int], Sample] = {}
         for file in sorted(self._folder.glob(f"{self._stem}.*.jsonl")):
-            lines = file.read_text("utf-8").split("\n")
+            lines = file.read_bytes().split(b"\n")
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
                 try:
                     row = json.loads(line)
-                    hash, sample = row.pop("question"), Sample(**row | {"outputs": tuple(row["outputs"])})
+                    stamp, sample = row.pop("question"), Sample(**row | {"outputs": tuple(row["outputs"])})
                 except (ValueError, TypeError, KeyError, AttributeError):
                     if number == len(lines):  # cut off
                         continue
                     raise DataError(f"{file}:{number}: not a sample; remove the line or the file") from None
-                if hashes.get(sample.id) == hash:
+                if self._stamps.get(sample.id) == stamp:
                     found[sample.id, sample.repeat] = sample
         return found
 
     def write(self, question: Question, sample: Sample) -> None:
         """Adds a sample; from any thread."""
-        row = {"question": question_hash(question), **asdict(sample)}
+        row = {"question": self._stamps.get(question.id) or self._stamp(question), **asdict(sample)}
         with self._lock:
             if self._file is None:
                 self._file = self._open()
@@ -79,9 +81,3 @@ class SampleFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def question_hash(question: Question) -> str:
-    """Of all that a question holds."""
-    content = json.dumps(asdict(question), sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(content.encode("utf-8", "backslashreplace")).hexdigest()[:16]

@@ -2,7 +2,8 @@
 
 Rows have *roles*: "test" is asked, "dev" gives examples; some benchmarks have more. Local files come first: for a
 benchmark NAME below the data folder, either the original distribution's files (patterns in the benchmark's definition)
-or the hub's own layout in parquet. Without them the hub's parquet copy is downloaded, unless the run is offline.
+or the hub's own layout in parquet. Without them the hub's parquet copy is downloaded; a run that is offline takes
+what was downloaded before.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class SourceContext:
         model: For sources that count tokens.
         options: Settings of generated benchmarks (lengths, depths, ...), by name.
         seed: Of generated rows and shuffles.
-        offline: Never ask the hub.
+        offline: Never ask the hub; what was downloaded before is used.
     """
 
     data_dir: Path | None = None
@@ -87,8 +88,8 @@ class Dataset:
         """
         folder = None if context.data_dir is None else context.data_dir / (self.folder or name)
         files = [] if folder is None else self._local(folder, subset, role)
-        if not files and self.hub and role in self.splits and not context.offline and not _hub_is_off():
-            files = self._download(name, subset, role)
+        if not files and self.hub and role in self.splits:
+            files = self._download(name, subset, role, offline=context.offline or _hub_is_off())
         if not files:
             raise DataError(self._missing(name, subset, role, folder))
         texts = {one: self._text(name, subset, one, folder) for one in self.texts}
@@ -135,16 +136,20 @@ class Dataset:
                 return files
         return []
 
-    def _download(self, name: str, subset: str, role: str) -> list[Path]:
+    def _download(self, name: str, subset: str, role: str, *, offline: bool) -> list[Path]:
+        """From the hub, or what earlier runs have downloaded."""
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         pattern = f"{self.config.format(subset=subset)}/{self.splits[role]}/*.parquet"
         try:
             folder = snapshot_download(
-                self.hub, repo_type="dataset", revision=PARQUET_BRANCH, allow_patterns=[pattern], etag_timeout=10
-            )
+                self.hub, repo_type="dataset", revision=PARQUET_BRANCH, allow_patterns=[pattern], etag_timeout=10,
+                local_files_only=offline,
+            )  # fmt: skip
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            if offline:
+                return []
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise DataError(f"{self._missing(name, subset, role, None)} (the hub: {reason})") from None
         return sorted(Path(folder).glob(pattern))

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from puyulm import __version__
-from puyulm.errors import DataError
-from puyulm.eval.benchmark import Benchmark
+from puyulm.errors import DataError, GenerationError
+from puyulm.eval.benchmark import Benchmark, Generation
 from puyulm.eval.model import LanguageModel, Sampling
 from puyulm.eval.protocols import find_protocol, setting_for
 from puyulm.eval.published import model_name, published_for
@@ -73,8 +73,9 @@ def make_tasks(plan: Plan, model: LanguageModel | None, known: Sequence[Task] = 
         known: Tasks that were made then.
 
     Raises:
-        DataError: Rows are missing, of one or several benchmarks: a line for each.
+        DataError: Rows are missing, of one or several benchmarks: a line for each; or none has a subset of this name.
     """
+    _check_subsets(plan)
     tasks: list[Task] = []
     problems: list[str] = []
     for benchmark in plan.benchmarks:
@@ -83,18 +84,26 @@ def make_tasks(plan: Plan, model: LanguageModel | None, known: Sequence[Task] = 
             continue
         if model is None and isinstance(benchmark.source, Made):
             continue
-        own = [one for one in plan.subsets if one in benchmark.subsets] or list(plan.subsets)
-        several = len(plan.benchmarks) > 1
+        context = replace(plan.context, model=model)
+        own = [one for one in plan.subsets if len(plan.benchmarks) == 1 or one in _subsets(benchmark, context)]
         try:
-            tasks.append(make_task(
-                benchmark, plan.setting(benchmark), replace(plan.context, model=model), protocol=plan.protocol,
-                subsets=[one for one in own if not several or one in benchmark.subsets], limit=plan.limit,
-            ))  # fmt: skip
+            setting = plan.setting(benchmark)
+            tasks.append(make_task(benchmark, setting, context, protocol=plan.protocol, subsets=own, limit=plan.limit))
         except DataError as error:
             problems.append(str(error))
     if problems:
         raise DataError("\n".join(problems))
     return tasks
+
+
+def check_judge(plan: Plan, judge: str | None) -> None:
+    """Raises a GenerationError, before anything is loaded, where a judge is needed and none is named."""
+    for benchmark in plan.benchmarks:
+        mode = benchmark.mode(plan.setting(benchmark).mode)
+        if judge is None and isinstance(mode, Generation) and mode.judge is not None:
+            raise GenerationError(
+                f"{benchmark.name} is judged by a model: name one with --judge, or the other tasks with --tasks"
+            )
 
 
 def run_tasks(
@@ -144,6 +153,23 @@ def run_tasks(
         return None
     write_run(run, out)
     return run
+
+
+def _subsets(benchmark: Benchmark, context: SourceContext) -> set[str]:
+    """Names of subsets and of their groups."""
+    source = benchmark.source
+    of_options = source.subsets if isinstance(source, Made) else None
+    subsets = benchmark.subsets if of_options is None else of_options(context)
+    return {*subsets, *subsets.values()} - {""}
+
+
+def _check_subsets(plan: Plan) -> None:
+    if len(plan.benchmarks) == 1:
+        return  # `make_task` says which there are
+    known = set().union(*(_subsets(benchmark, plan.context) for benchmark in plan.benchmarks))
+    for name in plan.subsets:
+        if name not in known:
+            raise DataError(f"--subset: none of the tasks has a subset '{name}'")
 
 
 def _now() -> str:

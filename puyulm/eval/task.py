@@ -88,6 +88,12 @@ class Task:
         assert isinstance(mode, Preference)
         return "\n\n".join("\n".join(turns) for turns in mode.conversations(question))
 
+    def stamp(self, question: Question) -> str:
+        """Changes with the question and with what the model is given: the examples, and how the benchmark asks."""
+        given = repr(self.prompt(question)) if isinstance(self.mode, Generation) else self.shown(question)
+        content = json.dumps(asdict(question), sort_keys=True, ensure_ascii=False, default=str) + given
+        return hashlib.sha256(content.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
     @cached_property
     def prompts_hash(self) -> str:
         """Of everything that the model is shown: two runs with the same one have asked the same."""
@@ -155,7 +161,8 @@ def make_task(
 
     digest = hashlib.sha256()
     for one in [*questions, *(example for known in examples.values() for example in known)]:
-        digest.update(json.dumps(asdict(one), sort_keys=True, ensure_ascii=False, default=str).encode())
+        text = json.dumps(asdict(one), sort_keys=True, ensure_ascii=False, default=str)
+        digest.update(text.encode("utf-8", "surrogatepass"))
     return Task(
         benchmark=benchmark, setting=setting, protocol=protocol, questions=questions, examples=examples_for,
         data_hash=digest.hexdigest()[:16], seed=context.seed,

@@ -41,7 +41,7 @@ class TransformersModel:
         self._tokenizer, self._device, self._format = Tokenizer.load(path), device, chat_format
         params = default_params(path, self._tokenizer, chat_format)
         self._chat = ChatModel(None, self._tokenizer, chat_format, params, path)  # type: ignore[arg-type]
-        self.name, self.fingerprint = name, f"transformers {fingerprint(path)}"
+        self.name, self.fingerprint = name, f"transformers {fingerprint(path, chat_format.name)}"
         self.chat = chat_format is not BASE
 
     @torch.inference_mode()

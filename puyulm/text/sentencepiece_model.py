@@ -35,7 +35,7 @@ _INTERNLM2_MARKERS = {
     92542: "<|im_end|>", 92543: "<|im_start|>",
 }  # fmt: skip
 
-_CHUNK_CHARACTERS = 1024
+_CHUNK_CHARACTERS = 256
 
 
 def parse_model(raw: bytes, path: Path) -> ModelProto:
@@ -118,10 +118,10 @@ class SentencePieceEncoder:
             else:
                 chunks += self._chunks(text)
             ends.append(len(chunks))
-        encoded = self._processor.encode(chunks, num_threads=_threads())
-        if len(encoded) == len(texts):
-            return list(encoded)
-        return [_joined(encoded[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+        distinct = list(dict.fromkeys(chunks))  # prompts begin with the same examples
+        known = dict(zip(distinct, self._processor.encode(distinct, num_threads=_threads()), strict=True))
+        spans = zip([0, *ends], ends, strict=False)
+        return [list(itertools.chain.from_iterable(known[one] for one in chunks[start:end])) for start, end in spans]
 
     def _chunks(self, text: str) -> Iterator[str]:
         """Cuts a long text where it makes no difference, because the library slows down on long strings.

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from puyulm.cli import main
+from puyulm.eval.benchmarks.mmlu import SUBJECTS
 from tests.waiting import wait_until
 
+SOCIAL = [name for name, group in SUBJECTS.items() if group == "social sciences"]
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
 FLAGS = ("--chat-format", "chatml", "--device", "cpu", "--memory", "4MiB", "--max-new-tokens", "6", "--offline")
 
@@ -100,6 +102,9 @@ def test_the_list_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> N
         (("--tasks", "gsm8k", "--limit", 0), "--limit must be 1 or more"),
         (("--tasks", "gsm8k", "--repeats", 4), "give a --temperature above 0"),
         (("--tasks", "gsm8k", "--subset", "algebra"), "no subset 'algebra'"),
+        (("--tasks", "gsm8k,mmlu", "--subset", "anatomi"), "none of the tasks has a subset 'anatomi'"),
+        (("--tasks", "gsm8k", "--top-p", 0.9), "give a --temperature above 0"),
+        (("--tasks", "gsm8k,alpaca_eval"), "alpaca_eval is judged by a model: name one with --judge"),
         (("--tasks", "gsm8k", "--mode", "likelihood"), "no mode 'likelihood'; known: chat"),
         (("--tasks", "mmlu", "--subset", "anatomy"), "mmlu: no 'test' rows of 'anatomy': place"),
         (("--tasks", "ruler", "--lengths", "4q"), "--lengths: '4q' is no number"),
@@ -122,3 +127,34 @@ def test_bad_words_are_named(
     told = capsys.readouterr().err
     assert message in told and "Traceback" not in told
     assert not (tmp_path / "out").exists()
+
+
+def test_half_an_environment_of_torchrun_is_named(
+    checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert evaluate(checkpoint, "--tasks", "gsm8k", "--data-dir", data, "--out", tmp_path / "out", *FLAGS) == 2
+    assert "WORLD_SIZE is set but RANK is not" in capsys.readouterr().err
+
+
+def test_subsets_and_their_groups_of_several_tasks(tmp_path: Path) -> None:
+    from puyulm.eval.benchmarks import find_benchmark
+    from puyulm.eval.source import SourceContext
+    from puyulm.eval.suite import Plan, make_tasks
+
+    for folder in ("test", "dev"):
+        (tmp_path / "mmlu" / folder).mkdir(parents=True)
+    for subject in ("anatomy", *SOCIAL):
+        for role in ("test", "dev"):
+            rows = "".join(f"What is {role} {n}?,1,2,3,4,A\n" for n in range(5))
+            (tmp_path / "mmlu" / role / f"{subject}_{role}.csv").write_text(rows)
+    (tmp_path / "gsm8k").mkdir()
+    (tmp_path / "gsm8k" / "test.jsonl").write_text('{"question": "1?", "answer": "#### 1"}\n')
+    benchmarks = [find_benchmark("mmlu"), find_benchmark("gsm8k")]
+    context = SourceContext(data_dir=tmp_path, offline=True)
+    plan = Plan(benchmarks=benchmarks, protocol="internlm3", shots=0, context=context,
+                subsets=["anatomy", "social sciences"])  # fmt: skip
+    mmlu, gsm8k = make_tasks(plan, None)
+    assert {one.subset for one in mmlu.questions} == {"anatomy", *SOCIAL} and len(gsm8k.questions) == 1

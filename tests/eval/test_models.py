@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,8 @@ from puyulm.engine.config import EngineConfig
 from puyulm.engine.load import load_chat_model
 from puyulm.errors import GenerationError
 from puyulm.eval.endpoint_model import EndpointModel
-from puyulm.eval.engine_model import EngineModel, fingerprint
-from puyulm.eval.model import Continuation, Judged, LanguageModel, Output, Prompt, Sampling
+from puyulm.eval.engine_model import EngineModel, encode_pairs, fingerprint
+from puyulm.eval.model import Continuation, Judged, LanguageModel, Output, Prompt, PromptError, Sampling
 from puyulm.model.checkpoint import save_model
 from puyulm.text.messages import Message
 from puyulm.text.tokenizer import Tokenizer
@@ -73,6 +74,19 @@ def test_single_tokens_are_judged_as_whole_sequences_are(ours: EngineModel) -> N
     whole = ours.engine.logprobs(ids, starts)
     assert [one.logprob for one in found[:4]] == pytest.approx([sum(row) for row in whole], abs=1e-5)
     assert len({one.logprob for one in found[:4]}) == 4
+
+
+def test_a_text_that_joins_the_last_token_is_still_judged(ours: EngineModel) -> None:
+    """Nothing would be certain: log-probability 0, above every other choice."""
+    tokenizer = ours.engine.tokenizer
+    assert tokenizer is not None
+    [word] = [text for text in ("the", "is", "of", "that") if len(tokenizer.encode(f" {text}")) == 1][:1]
+    cut, whole = Continuation(f"All {word[0]}", word[1:]), tokenizer.encode(f"All {word}")
+    [(start, ids)] = encode_pairs(tokenizer, [cut])
+    assert ids[-len(whole) :] == whole and start == len(ids) - 1
+    found: list[Judged] = []
+    ours.judge([cut, Continuation("", ""), Continuation("All", "")], lambda _, judged: found.append(judged))
+    assert sorted((one.tokens, one.logprob < 0) for one in found) == [(0, False), (0, False), (1, True)]
 
 
 def test_transformers_agrees(checkpoint: Path, ours: EngineModel) -> None:
@@ -133,6 +147,41 @@ def test_a_busy_endpoint_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None
         EndpointModel("http://localhost:1/v1")
 
 
+def test_an_endpoint_that_is_interrupted_does_not_wait_for_its_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    httpx = pytest.importorskip("httpx")
+    forever = threading.Event()
+
+    def answer(client: object, method: str, url: str, json: dict[str, object]) -> object:
+        if json["prompt"] != "first":
+            forever.wait()
+        return httpx.Response(200, json={"choices": [{"text": "yes"}]})
+
+    monkeypatch.setattr(httpx.Client, "request", answer)
+
+    def interrupt(index: int, output: Output) -> None:
+        assert (index, output.text) == (0, "yes")
+        raise KeyboardInterrupt
+
+    model = EndpointModel("http://localhost:1/v1", "m", concurrency=4)
+    with pytest.raises(KeyboardInterrupt):
+        model.generate([Prompt(text=text) for text in ("first", *"abcdefgh")], interrupt)
+    forever.set()
+
+
+def test_what_an_endpoint_refuses_is_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
+    httpx = pytest.importorskip("httpx")
+
+    def answer(client: object, method: str, url: str, json: dict[str, object]) -> object:
+        if json["prompt"] == "b":
+            return httpx.Response(400, json={"error": {"message": "too long"}})
+        return httpx.Response(200, json={"choices": [{"text": "yes"}]})
+
+    monkeypatch.setattr(httpx.Client, "request", answer)
+    with pytest.raises(PromptError, match="status 400: too long") as caught:
+        answers(EndpointModel("http://localhost:1/v1", "m"), [Prompt(text=text) for text in "aba"])
+    assert caught.value.index == 1
+
+
 def test_draws_are_the_same_whatever_else_is_asked(ours: EngineModel) -> None:
     drawn = [
         Prompt(messages=PROMPTS[0].messages, max_new_tokens=12, sampling=Sampling(temperature=1.0, seed=seed))
@@ -143,8 +192,12 @@ def test_draws_are_the_same_whatever_else_is_asked(ours: EngineModel) -> None:
 
 
 def test_too_long_prompts_are_refused(ours: EngineModel) -> None:
-    with pytest.raises(GenerationError, match="the context is 512"):
-        answers(ours, [Prompt(text="a b c d " * 500)])
+    with pytest.raises(PromptError, match="context is 512") as caught:
+        answers(ours, [Prompt(text="a"), Prompt(text="a b c d " * 500)])
+    assert caught.value.index == 1
+    with pytest.raises(PromptError, match="context is 512") as caught:
+        ours.judge([Continuation("a", " b"), Continuation("a", " b c d" * 500)], lambda index, judged: None)
+    assert caught.value.index == 1
 
 
 def test_a_fingerprint_follows_the_weights(checkpoint: Path, tmp_path: Path) -> None:
@@ -152,6 +205,14 @@ def test_a_fingerprint_follows_the_weights(checkpoint: Path, tmp_path: Path) -> 
         save_model(tiny_decoder(seed), tmp_path / name)
     assert fingerprint(tmp_path / "a") != fingerprint(tmp_path / "b")
     assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "a")
+
+
+def test_a_fingerprint_follows_the_way_a_model_is_used(checkpoint: Path, ours: EngineModel) -> None:
+    chat, config = load_chat_model(str(checkpoint), device="cpu", chat_format="internlm"), EngineConfig(memory=4 << 20)
+    others = [EngineModel(chat, "tiny", config), EngineModel(chat, "tiny", config, own_template=True),
+              EngineModel(chat, "tiny", config, loaded="int4")]  # fmt: skip
+    assert len({one.fingerprint for one in (ours, *others)}) == 4
+    assert engine_model(checkpoint).fingerprint == ours.fingerprint
 
 
 @pytest.mark.slow
@@ -165,8 +226,9 @@ def test_ray_agrees(checkpoint: Path, ours: EngineModel) -> None:
         assert same_likelihoods(judged(ours), judged(theirs))
         assert [one.text for one in answers(ours)] == [one.text for one in answers(theirs)]
         assert theirs.decode(theirs.encode("你好")) == "你好"
-        with pytest.raises(GenerationError, match="the context is 512"):
-            answers(theirs, [Prompt(text="a b c d " * 500)])
+        with pytest.raises(PromptError, match="context is 512") as caught:
+            answers(theirs, [*[Prompt(text="a", max_new_tokens=1)] * 20, Prompt(text="a b c d " * 500)])
+        assert caught.value.index == 20
     finally:
         theirs.close()
 

@@ -14,7 +14,9 @@ from tests.text.conftest import made_text
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "bytelevel"])
-@pytest.mark.parametrize("lengths", [(5, 0, 90), (1023, 1024, 1025), (4, 5000, 0, 20_000, 7), (), (0,)])
+@pytest.mark.parametrize(
+    "lengths", [(5, 0, 90), (255, 256, 257), (1023, 1024, 1025), (4, 5000, 0, 20_000, 7), (), (0,)]
+)
 def test_batches_are_texts_one_by_one(request: pytest.FixtureRequest, kind: str, lengths: tuple[int, ...]) -> None:
     tokenizer = Tokenizer.load(request.getfixturevalue(f"{kind}_folder"))
     text, rng = made_text(600), random.Random(0)
@@ -25,6 +27,16 @@ def test_batches_are_texts_one_by_one(request: pytest.FixtureRequest, kind: str,
     found = tokenizer.encode_batch(texts)
     assert found == [tokenizer.encode(text) for text in texts]
     assert all(isinstance(ids, list) for ids in found)
+
+
+def test_texts_with_the_same_beginning_have_lists_of_their_own(sentencepiece_folder: Path) -> None:
+    """Stretches that several texts have in common are encoded once."""
+    tokenizer = Tokenizer.load(sentencepiece_folder)
+    beginning = made_text(600)[:3000]
+    texts = [beginning + end for end in ("water", "fire", "water", "今天")] + ["water", "water"]
+    found = tokenizer.encode_batch(texts)
+    assert found == [tokenizer.encode(text) for text in texts]
+    assert len(set(map(id, found))) == len(texts)
 
 
 @pytest.mark.parametrize(("said", "threads"), [("3", 3), ("", -1), ("0", -1), ("x", -1), (None, -1)])
