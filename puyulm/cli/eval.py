@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace, plan: Plan) -> None:
     from puyulm.eval.report.terminal import table
     from puyulm.eval.results import REPORT_FILE
-    from puyulm.eval.suite import check_judge, make_tasks, run_tasks
+    from puyulm.eval.suite import FINISHED, check_judge, fit, make_tasks, run_tasks
 
     for benchmark in plan.benchmarks:
         if benchmark.needs is not None:
@@ -104,15 +104,20 @@ def _evaluate(args: argparse.Namespace, plan: Plan) -> None:
     part, barrier = _processes(args)
     model = _model(args)
     judge = None
+    out = args.out or Path("evaluation") / Path(args.model or model.name).name
     try:
         judge = _judge(args)
-        tasks = make_tasks(plan, model, tasks)
-        out = args.out or Path("evaluation") / Path(args.model or model.name).name
+        tasks, notes = fit(make_tasks(plan, model, tasks), plan, model)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
         command = shlex.join(["puyu", *args.arguments])
         run = run_tasks(tasks, model, out, judge=judge, part=part, barrier=barrier, command=command)
         if run is not None:
             print(table(run))
             print(f"report: {out / REPORT_FILE}")
+    except KeyboardInterrupt:
+        print(f"\nfinished samples are kept in {out / FINISHED}: the same command goes on", file=sys.stderr)
+        raise
     finally:
         for one in (model, judge):
             if one is not None:
@@ -128,6 +133,10 @@ def _plan(args: argparse.Namespace) -> Plan:
     for name in ("limit", "repeats", "max_new_tokens", "count", "workers", "concurrency"):
         if (value := getattr(args, name)) is not None and value < 1:
             raise DataError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")
+    if args.data_dir is not None and not args.data_dir.is_dir():
+        raise DataError(f"--data-dir: {args.data_dir} is not a folder")
+    if args.tasks is not None and not _names(args.tasks):
+        raise DataError("--tasks: name at least one benchmark (puyu eval --list)")
     if args.shots is not None and args.shots < 0:
         raise DataError(f"--shots must be 0 or more, not {args.shots}")
     if args.repeats is not None and args.repeats > 1 and not args.temperature:
@@ -231,15 +240,14 @@ def _local(name: str, args: argparse.Namespace) -> LanguageModel:
     return EngineModel(chat, name, engine_config(args), own_template=args.chat_template, loaded=loaded)
 
 
-def _endpoint(args: argparse.Namespace, url: str, name: str | None, *, chat: bool | None = None) -> LanguageModel:
+def _endpoint(args: argparse.Namespace, url: str, name: str | None) -> LanguageModel:
     from puyulm.eval.endpoint_model import EndpointModel
     from puyulm.model.hub import resolve_model
     from puyulm.text.tokenizer import Tokenizer
 
     tokenizer = None if args.tokenizer is None else Tokenizer.load(resolve_model(args.tokenizer))
     return EndpointModel(
-        url, name, key=os.environ.get("OPENAI_API_KEY"), chat=not args.base if chat is None else chat,
-        concurrency=args.concurrency, tokenizer=tokenizer,
+        url, name, key=os.environ.get("OPENAI_API_KEY"), concurrency=args.concurrency, tokenizer=tokenizer,
     )  # fmt: skip
 
 
@@ -247,7 +255,7 @@ def _judge(args: argparse.Namespace) -> LanguageModel | None:
     if args.judge is None:
         return None
     if args.judge.startswith(("http://", "https://")):
-        return _endpoint(args, args.judge, args.judge_name, chat=True)
+        return _endpoint(args, args.judge, args.judge_name)
     from puyulm.engine.load import load_chat_model
     from puyulm.eval.engine_model import EngineModel
 
@@ -297,8 +305,8 @@ def _list_benchmarks() -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from puyulm.eval.compare import text, write_comparison
+    from puyulm.eval.compare import page_of, text, write_comparison
 
-    page = args.out or args.compare[0].parent / "compare.html"
+    page = page_of(args.out or args.compare[0].parent)
     print(text(write_comparison(args.compare, page)))
     print(f"page: {page}")

@@ -33,7 +33,6 @@ class EndpointModel:
         url: Up to and with "/v1".
         model: Its name there; None: the first that the server lists.
         key: Sent as a bearer token.
-        chat: Whether it is asked through its chat template.
         concurrency: Requests at once.
         tokenizer: For benchmarks that count tokens; None: those are refused.
 
@@ -42,7 +41,7 @@ class EndpointModel:
     """
 
     def __init__(
-        self, url: str, model: str | None = None, *, key: str | None = None, chat: bool = True, concurrency: int = 32,
+        self, url: str, model: str | None = None, *, key: str | None = None, concurrency: int = 32,
         tokenizer: Tokenizer | None = None,
     ) -> None:  # fmt: skip
         try:
@@ -53,7 +52,8 @@ class EndpointModel:
         limits = httpx.Limits(max_connections=concurrency)
         self._client = httpx.Client(headers=headers, timeout=TIMEOUT, limits=limits)
         self._url, self._concurrency, self._tokenizer = url.rstrip("/"), concurrency, tokenizer
-        self.chat = chat
+        self.thinks = True  # as far as is known here
+        self.context: int | None = None
         self._model = model or self._first_model()
         self.name = self._model
         self.fingerprint = f"{self._url} {self._model}"

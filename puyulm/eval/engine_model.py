@@ -19,7 +19,7 @@ from puyulm.engine.params import SamplingParams
 from puyulm.engine.request import Completion
 from puyulm.eval.model import Continuation, Judged, OnJudged, OnOutput, Output, Prompt, PromptError
 from puyulm.text.chat import render
-from puyulm.text.formats import BASE, ChatFormat
+from puyulm.text.formats import ChatFormat
 from puyulm.text.messages import Message
 from puyulm.text.parse import parse_answer
 from puyulm.text.tokenizer import Tokenizer
@@ -46,7 +46,8 @@ class EngineModel:
         kv_type = (config or EngineConfig()).kv_type
         how = f"{chat.chat_format.name} {own_template} {kv_type} {loaded}"
         self.name, self.fingerprint = name, fingerprint(chat.path, how)
-        self.chat = chat.chat_format is not BASE
+        self.thinks = chat.chat_format.thinking_prompt is not None
+        self.context = context_length(chat.model.config)
         self.engine = Engine(chat.model, chat.tokenizer, config)
         self._chat, self._own_template = chat, own_template
 
@@ -148,7 +149,7 @@ class EngineModel:
 
     def _room(self, index: int, length: int, wanted: int = 1) -> int:
         """Tokens that fit after so many; `wanted` where the context has no end."""
-        limit = context_length(self._chat.model.config)
+        limit = self.context
         if limit is not None and length >= limit:
             raise PromptError(
                 index, f"{length:,} tokens, but the model's context is {limit:,}: fewer --shots, or --rope-scaling"

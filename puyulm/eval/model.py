@@ -113,12 +113,14 @@ class LanguageModel(Protocol):
     Attributes:
         name: As shown in tables.
         fingerprint: Changes when the weights do.
-        chat: Whether it has a chat format.
+        thinks: Whether it can be asked for deep thinking.
+        context: Longest text in tokens; None: it is not known, or there is no limit.
     """
 
     name: str
     fingerprint: str
-    chat: bool
+    thinks: bool
+    context: int | None
 
     def generate(self, prompts: Sequence[Prompt], on_output: OnOutput) -> None:
         """Answers prompts."""

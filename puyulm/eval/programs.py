@@ -61,7 +61,8 @@ def pass_at_k(total: int, correct: int, k: int) -> float:
 
 
 def pass_at_more(samples: Sequence[Sample]) -> dict[str, float]:
-    """For `Benchmark.summarise`: "pass@10" and "pass@100" beside each "pass@1", where all questions have the answers.
+    """For `Benchmark.summarise`: "pass@10" and "pass@100" beside each "pass@1", where all questions have the answers,
+    and pass@n of n answers.
 
     "pass@1" itself is a mean of all answers, as any other score.
     """
@@ -73,8 +74,9 @@ def pass_at_more(samples: Sequence[Sample]) -> dict[str, float]:
     found = {}
     for metric, questions in values.items():
         answers = list(questions.values())
-        for k in MANY_ANSWERS:
-            if all(len(own) >= k for own in answers):
+        fewest = min(map(len, answers))
+        for k in sorted({*MANY_ANSWERS, fewest} - {1}):
+            if k <= fewest:
                 chances = [pass_at_k(len(own), round(sum(own)), k) for own in answers]
                 found[metric.removesuffix("1") + str(k)] = math.fsum(chances) / len(chances)
     return found

@@ -46,7 +46,7 @@ class RayModel:
         actor = self._ray.remote(num_gpus=gpus, num_cpus=1)(_Worker)
         self._workers = [actor.remote(make) for _ in range(workers)]
         facts = self._all([worker.facts.remote() for worker in self._workers])
-        self.name, self.fingerprint, self.chat = facts[0]
+        self.name, self.fingerprint, self.thinks, self.context = facts[0]
 
     def generate(self, prompts: Sequence[Prompt], on_output: OnOutput) -> None:
         self._spread("generate", prompts, on_output)
@@ -115,8 +115,8 @@ class _Worker:
     def __init__(self, make: Callable[[], LanguageModel]) -> None:
         self._model = make()
 
-    def facts(self) -> tuple[str, str, bool]:
-        return self._model.name, self._model.fingerprint, self._model.chat
+    def facts(self) -> tuple[str, str, bool, int | None]:
+        return self._model.name, self._model.fingerprint, self._model.thinks, self._model.context
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Output]:
         found: dict[int, Output] = {}

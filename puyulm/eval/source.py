@@ -89,7 +89,7 @@ class Dataset:
         folder = None if context.data_dir is None else context.data_dir / (self.folder or name)
         files = [] if folder is None else self._local(folder, subset, role)
         if not files and self.hub and role in self.splits:
-            files = self._download(name, subset, role, offline=context.offline or _hub_is_off())
+            files = self._download(name, subset, role, folder, offline=context.offline or _hub_is_off())
         if not files:
             raise DataError(self._missing(name, subset, role, folder))
         texts = {one: self._text(name, subset, one, folder) for one in self.texts}
@@ -136,14 +136,14 @@ class Dataset:
                 return files
         return []
 
-    def _download(self, name: str, subset: str, role: str, *, offline: bool) -> list[Path]:
+    def _download(self, name: str, subset: str, role: str, folder: Path | None, *, offline: bool) -> list[Path]:
         """From the hub, or what earlier runs have downloaded."""
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         pattern = f"{self.config.format(subset=subset)}/{self.splits[role]}/*.parquet"
         try:
-            folder = snapshot_download(
+            snapshot = snapshot_download(
                 self.hub, repo_type="dataset", revision=PARQUET_BRANCH, allow_patterns=[pattern], etag_timeout=10,
                 local_files_only=offline,
             )  # fmt: skip
@@ -151,8 +151,15 @@ class Dataset:
             if offline:
                 return []
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise DataError(f"{self._missing(name, subset, role, None)} (the hub: {reason})") from None
-        return sorted(Path(folder).glob(pattern))
+            raise DataError(f"{self._missing(name, subset, role, folder)} (the hub: {reason})") from None
+        return sorted(Path(snapshot).glob(pattern))
+
+    def there(self, name: str, subsets: Iterable[str], context: SourceContext) -> list[str]:
+        """Those of the subsets whose "test" rows are in the data folder."""
+        if context.data_dir is None:
+            return []
+        folder = context.data_dir / (self.folder or name)
+        return [subset for subset in subsets if self._local(folder, subset, "test")]
 
     def _missing(self, name: str, subset: str, role: str, folder: Path | None) -> str:
         where = f"{folder}" if folder is not None else f"FOLDER/{self.folder or name} and give --data-dir FOLDER"

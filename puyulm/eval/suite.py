@@ -18,7 +18,7 @@ from puyulm.eval.benchmark import Benchmark, Generation
 from puyulm.eval.model import LanguageModel, Sampling
 from puyulm.eval.protocols import find_protocol, setting_for
 from puyulm.eval.published import model_name, published_for
-from puyulm.eval.results import Result, Run, make_result, write_results, write_run, write_samples
+from puyulm.eval.results import Result, Run, make_result, read_run, write_results, write_run, write_samples
 from puyulm.eval.run import Part, run_task
 from puyulm.eval.source import Made, SourceContext
 from puyulm.eval.task import Setting, Task, make_task
@@ -106,6 +106,22 @@ def check_judge(plan: Plan, judge: str | None) -> None:
             )
 
 
+def fit(tasks: Sequence[Task], plan: Plan, model: LanguageModel) -> tuple[list[Task], list[str]]:
+    """The tasks as this model can do them, and what is to be said about it: one without deep thinking does without,
+    where only the protocol asks for it.
+
+    Raises:
+        GenerationError: The plan itself asks for deep thinking.
+    """
+    thoughtful = [task.benchmark.name for task in tasks if task.setting.think]
+    if model.thinks or not thoughtful:
+        return list(tasks), []
+    if plan.think:
+        raise GenerationError(f"{model.name} has no deep thinking: leave --think out")
+    fitted = [replace(task, setting=replace(task.setting, think=False)) for task in tasks]
+    return fitted, [f"{model.name} has no deep thinking: {', '.join(thoughtful)} without it"]
+
+
 def run_tasks(
     tasks: Sequence[Task],
     model: LanguageModel,
@@ -130,22 +146,23 @@ def run_tasks(
         The run; None in all processes but the first.
     """
     part = part or Part()
-    run = Run(
+    run = _begun(Run(
         model=model_name(model.name), fingerprint=model.fingerprint, judge="" if judge is None else judge.name,
         command=command, date=_now(), versions=_versions(), results=(),
-    )  # fmt: skip
+    ), out)  # fmt: skip
     for task in tasks:
         begun = time.monotonic()
+        if part.index == 0:
+            _announce(task)
         samples = run_task(task, model, out / FINISHED, judge=judge, part=part)
         barrier()
         if part.index == 0:
             if part.count > 1:  # all that the others have written
                 samples = run_task(task, model, out / FINISHED, judge=judge)
-            result = make_result(
-                task, list(samples.values()), write_samples(list(samples.values()), out, task.benchmark.name),
-                published=published_for(task.benchmark.name), seconds=time.monotonic() - begun,
-            )  # fmt: skip
-            run = replace(run, date=_now(), results=(*run.results, result))
+            file = write_samples(list(samples.values()), out, task.benchmark.name)
+            published, seconds = published_for(task.benchmark.name), time.monotonic() - begun
+            result = make_result(task, list(samples.values()), file, published=published, seconds=seconds)
+            run = replace(run, date=_now(), results=_with(run.results, result))
             write_results(run, out)
             on_result(result)
         barrier()
@@ -170,6 +187,34 @@ def _check_subsets(plan: Plan) -> None:
     for name in plan.subsets:
         if name not in known:
             raise DataError(f"--subset: none of the tasks has a subset '{name}'")
+
+
+def _announce(task: Task) -> None:
+    count, setting = len(task.questions), task.setting
+    questions = f"{count:,} question" + ("s" if count != 1 else "")
+    print(f"{task.benchmark.name}: {questions}, {setting.shots}-shot {setting.mode}", file=sys.stderr, flush=True)
+
+
+def _begun(run: Run, out: Path) -> Run:
+    """With the results of the same model that lie in the folder already: other tasks' stay beside the new ones."""
+    try:
+        found = read_run(out)
+    except DataError:
+        return run
+    if found.fingerprint != run.fingerprint:
+        return run
+    command = run.command if found.command == run.command else f"{found.command}\n{run.command}"
+    return replace(run, results=found.results, judge=run.judge or found.judge, command=command)
+
+
+def _with(results: Sequence[Result], result: Result) -> tuple[Result, ...]:
+    """A result in the place of the last one of its benchmark; the time of a run that went on is that of both parts."""
+    for place, before in enumerate(results):
+        if before.name == result.name:
+            if all(getattr(before, name) == getattr(result, name) for name in ("data_hash", "prompts_hash", "setting")):
+                result = replace(result, seconds=before.seconds + result.seconds)
+            return (*results[:place], result, *results[place + 1 :])
+    return (*results, result)
 
 
 def _now() -> str:

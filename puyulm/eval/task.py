@@ -14,7 +14,7 @@ from puyulm.errors import DataError
 from puyulm.eval import ask
 from puyulm.eval.benchmark import Benchmark, Generation, Likelihood, Mode, Preference, Question, Reading
 from puyulm.eval.model import LanguageModel, Prompt, Sampling
-from puyulm.eval.source import Made, SourceContext
+from puyulm.eval.source import Dataset, Made, SourceContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,10 @@ def make_task(
         known = ", ".join(one for one in names if one) or "none"
         raise DataError(f"{benchmark.name}: no subset '{unknown[0]}'; known: {known}")
     chosen = [one for one, group in benchmark.subsets.items() if not subsets or one in subsets or group in subsets]
-    questions = [one for subset in chosen for one in read_questions(benchmark, subset, "test", context, limit)]
+    try:
+        questions = [one for subset in chosen for one in read_questions(benchmark, subset, "test", context, limit)]
+    except DataError as error:
+        raise DataError(f"{error}{_there(benchmark, chosen, context)}") from None
     if not questions:
         raise DataError(f"{benchmark.name}: no questions")
     _check_ids(benchmark, questions)
@@ -210,6 +213,12 @@ def _examples(
             of = f" of '{subset}'" if subset else ""
             raise DataError(f"{benchmark.name}: {setting.shots} examples are asked for, but{of} there are {there}")
     return found
+
+
+def _there(benchmark: Benchmark, subsets: Sequence[str], context: SourceContext) -> str:
+    """Which subsets can be asked, where some cannot."""
+    there = benchmark.source.there(benchmark.name, subsets, context) if isinstance(benchmark.source, Dataset) else []
+    return f"; those that are there: --subset {','.join(there)}" if 0 < len(there) < len(subsets) else ""
 
 
 def _check_ids(benchmark: Benchmark, questions: Sequence[Question]) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
+from puyulm.engine.context import context_length
 from puyulm.engine.conversation import prompt_ids
 from puyulm.engine.load import ChatModel, default_params
 from puyulm.errors import GenerationError
 from puyulm.eval.engine_model import encode_pairs, fingerprint, split_answer
 from puyulm.eval.model import Continuation, Judged, OnJudged, OnOutput, Output, Prompt
-from puyulm.text.formats import BASE, ChatFormat
+from puyulm.model.checkpoint import load_config
+from puyulm.text.formats import ChatFormat
 from puyulm.text.messages import Message
 from puyulm.text.tokenizer import Tokenizer
 
@@ -42,7 +44,8 @@ class TransformersModel:
         params = default_params(path, self._tokenizer, chat_format)
         self._chat = ChatModel(None, self._tokenizer, chat_format, params, path)  # type: ignore[arg-type]
         self.name, self.fingerprint = name, f"transformers {fingerprint(path, chat_format.name)}"
-        self.chat = chat_format is not BASE
+        self.thinks = chat_format.thinking_prompt is not None
+        self.context = context_length(load_config(path))
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Prompt], on_output: OnOutput) -> None:

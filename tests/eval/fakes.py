@@ -19,7 +19,7 @@ from puyulm.text.messages import Message
 class FakeModel:
     """Answers by functions. Ids are characters' code points."""
 
-    name, fingerprint, chat = "fake", "fake", True
+    name, fingerprint, thinks, context = "fake", "fake", True, None
 
     def __init__(
         self,

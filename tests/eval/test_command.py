@@ -75,6 +75,39 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(checkpoint: Path, d
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
 
 
+def test_other_tasks_results_stay(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    (data / "math500").mkdir()
+    row = {
+        "problem": "1 + 1?",
+        "solution": "\\boxed{2}",
+        "answer": "2",
+        "subject": "Algebra",
+        "unique_id": "a",
+        "level": 1,
+    }
+    (data / "math500" / "test.jsonl").write_text(json.dumps(row) + "\n")
+    words = (checkpoint, "--data-dir", data, *FLAGS, "--out", tmp_path / "out")
+    assert evaluate(*words, "--tasks", "gsm8k", "--limit", 4, "--shots", 0) == 0
+    first = results(tmp_path / "out")
+    assert evaluate(*words, "--tasks", "math500") == 0  # the protocol's deep thinking, which this model lacks
+    assert (
+        results(tmp_path / "out").keys() == {"gsm8k", "math500"}
+        and results(tmp_path / "out")["gsm8k"] == first["gsm8k"]
+    )
+    assert evaluate(*words, "--tasks", "gsm8k", "--limit", 5, "--shots", 0) == 0
+    assert results(tmp_path / "out").keys() == {"gsm8k", "math500"} and results(tmp_path / "out") != first
+    assert evaluate(*words, "--tasks", "math500", "--think") == 2
+
+
+def test_what_is_there_is_named(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "mmlu" / "test").mkdir(parents=True)
+    (data / "mmlu" / "test" / "virology_test.csv").write_text("question?,a,b,c,d,A\n")
+    assert evaluate(checkpoint, "--tasks", "mmlu", "--data-dir", data, *FLAGS, "--out", tmp_path / "out") == 2
+    assert "those that are there: --subset virology" in capsys.readouterr().err
+
+
 def test_comparing(checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = (checkpoint, "--tasks", "gsm8k", "--data-dir", data, "--limit", 10, *FLAGS)
     assert evaluate(*words, "--shots", 0, "--out", tmp_path / "none") == 0
@@ -100,6 +133,8 @@ def test_the_list_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> N
         (("--tasks", "gsm8"), "did you mean 'gsm8k'"),
         (("--tasks", "gsm8k", "--protocol", "internlm9"), "known: internlm2, internlm2.5, internlm3"),
         (("--tasks", "gsm8k", "--limit", 0), "--limit must be 1 or more"),
+        (("--tasks", ","), "--tasks: name at least one benchmark"),
+        (("--tasks", "gsm8k", "--data-dir", "nowhere"), "nowhere is not a folder"),
         (("--tasks", "gsm8k", "--repeats", 4), "give a --temperature above 0"),
         (("--tasks", "gsm8k", "--subset", "algebra"), "no subset 'algebra'"),
         (("--tasks", "gsm8k,mmlu", "--subset", "anatomi"), "none of the tasks has a subset 'anatomi'"),

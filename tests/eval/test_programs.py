@@ -51,9 +51,9 @@ def samples(passed: dict[str, list[int]]) -> list[Sample]:
 
 def test_more_answers_give_more_scores() -> None:
     assert pass_at_more(samples({"a": [1], "b": [0]})) == {}
-    assert pass_at_more(samples({"a": [1] * 10, "b": [0] * 9})) == {}
+    assert pass_at_more(samples({"a": [1] * 10, "b": [0] * 9})).keys() == {"pass@9", "lenient pass@9"}
     found = pass_at_more(samples({"a": [1] + [0] * 19, "b": [0] * 20}))
-    assert found == {"pass@10": pytest.approx(0.25), "lenient pass@10": 1.0}
+    assert found == {"pass@10": pytest.approx(0.25), "pass@20": 0.5, "lenient pass@10": 1.0, "lenient pass@20": 1.0}
     assert set(pass_at_more(samples({"a": [0] * 100}))) == {
         "pass@10", "pass@100", "lenient pass@10", "lenient pass@100",
     }  # fmt: skip

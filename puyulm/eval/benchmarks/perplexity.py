@@ -41,7 +41,7 @@ def make(subset: str, context: SourceContext) -> Iterator[dict[str, Any]]:
     """
     if context.model is None:
         raise DataError("perplexity: its windows are measured in a model's tokens, but there is no model")
-    window = number_option(context, "perplexity", "window", WINDOW, least=2)
+    window = number_option(context, "perplexity", "window", min(WINDOW, context.model.context or WINDOW), least=2)
     stride = number_option(context, "perplexity", "stride", max(window // 2, 1))
     if stride >= window:
         raise DataError(f"perplexity: a stride of {stride} leaves no context in a window of {window}: make it shorter")
@@ -56,7 +56,7 @@ def _documents(context: SourceContext) -> Iterator[tuple[str, str, str]]:
     paths = context.options.get("text", ())
     paths = [paths] if isinstance(paths, str | Path) else paths
     if not isinstance(paths, Sequence) or not paths:
-        raise DataError("perplexity: there is no text: name .jsonl or .txt files in the option text")
+        raise DataError("perplexity: there is no text: name .jsonl or .txt files with --text")
     for place, path in enumerate(map(Path, paths)):
         name = path.name.split(".")[0]
         for number, row in enumerate(_rows(path)):
@@ -68,7 +68,7 @@ def _documents(context: SourceContext) -> Iterator[tuple[str, str, str]]:
 
 
 def _rows(path: Path) -> Iterator[Record]:
-    if path.suffix != ".txt":
+    if path.suffix.lower() not in (".txt", ".md", ".rst", ""):
         yield from read_records(path)
         return
     try:
