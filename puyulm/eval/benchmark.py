@@ -226,6 +226,7 @@ class Benchmark:
         keep: Fields of `Question.extra` that samples keep (a depth, a length), for reports.
         needs: Raises, before any model is loaded, where something is missing that verdicts need (a sandbox, a package).
         percent: Whether scores are shown times 100.
+        version: Changes when what samples are worth does; of a file of one's own, its digest.
         follows: Whose prompt and rule this is, and where peers differ.
     """
 
@@ -244,6 +245,7 @@ class Benchmark:
     keep: tuple[str, ...] = ()
     needs: Callable[[], None] | None = None
     percent: bool = True
+    version: str = ""
     follows: str = ""
 
     def mode(self, name: str) -> Mode:

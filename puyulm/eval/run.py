@@ -31,6 +31,7 @@ from puyulm.progress import Progress
 from puyulm.text.messages import Message
 
 PREFERENCES_AT_ONCE = 64  # questions
+JUDGED_AT_ONCE = 128  # answers that an interruption loses at most: they are kept once the judge has spoken
 KEPT_END = 16_384  # characters of each end of a prompt that samples keep
 VERDICTS_AT_ONCE = 2  # programs and symbolic comparisons run in processes of their own, beside the model
 
@@ -89,7 +90,9 @@ def run_task(
             if not todo:
                 pass
             elif isinstance(mode, Generation):
-                _generate(task, mode, model, needs_judge, todo, keep, workers)
+                size = len(todo) if needs_judge is None else JUDGED_AT_ONCE
+                for first in range(0, len(todo), size):
+                    _generate(task, mode, model, needs_judge, todo[first : first + size], keep, workers)
             elif isinstance(mode, Likelihood):
                 _choose(task, mode, model, todo, keep)
             elif isinstance(mode, Reading):

@@ -110,6 +110,7 @@ class Task:
             "model": model.fingerprint,
             "judge": None if judge is None else judge.fingerprint,
             "task": self.benchmark.name,
+            "task_version": self.benchmark.version,
             "protocol": self.protocol,
             "setting": asdict(self.setting) | {"repeats": None},
             "seed": self.seed,

@@ -53,6 +53,9 @@ def test_the_documented_benchmark(
     words = (checkpoint, "--tasks", tmp_path / "capitals.py", "--data-dir", data, "--shots", 3, *FLAGS)
     assert evaluate(*words, "--out", tmp_path / "a") == 0
     assert "Capitals" in capsys.readouterr().out
+    (tmp_path / "capitals.py").write_text(code.replace("answer == question.target", "True"))
+    assert evaluate(*words, "--out", tmp_path / "a") == 0  # what counts has changed: judged anew
+    assert "100.0" in capsys.readouterr().out
     assert (tmp_path / "a" / "report.html").is_file() and "capitals" in results(tmp_path / "a")
 
 
