@@ -116,13 +116,18 @@ def compare(folders: Sequence[Path]) -> Comparison:
     common = [name for name in by_name[0] if all(name in own for own in by_name)]
     if not common:
         raise DataError(f"{', '.join(map(str, folders))} have no benchmark in common: run the same --tasks for each")
-    found = [_compare_benchmark(folders, [own[name] for own in by_name]) for name in common]
+    names = _names(runs, folders)
+    found = [_compare_benchmark(folders, names, [own[name] for own in by_name]) for name in common]
     missing = {result.name: result.title for run in runs for result in run.results if result.name not in common}
-    return Comparison(runs, _names(runs, folders), tuple(_corrected(found)), tuple(missing.values()))
+    return Comparison(runs, names, tuple(_corrected(found)), tuple(missing.values()))
 
 
 def write_comparison(folders: Sequence[Path], html: Path) -> Comparison:
     """Writes a page that shows runs side by side, and returns what it says.
+
+    Args:
+        folders: Of the runs.
+        html: The file, or a folder, where it is `page_of` it.
 
     Raises:
         DataError: As `compare`.
@@ -130,11 +135,16 @@ def write_comparison(folders: Sequence[Path], html: Path) -> Comparison:
     from puyulm.eval.report.page import write_report
 
     comparison = compare(folders)
-    write_report(folders, html, comparison)
+    write_report(folders, page_of(html), comparison)
     return comparison
 
 
-def _compare_benchmark(folders: Sequence[Path], results: Sequence[Result]) -> Compared:
+def page_of(html: Path) -> Path:
+    """The page's file: of a folder, `compare.html` in it."""
+    return html / COMPARISON_FILE if html.is_dir() else html
+
+
+def _compare_benchmark(folders: Sequence[Path], names: Sequence[str], results: Sequence[Result]) -> Compared:
     metric = results[0].scores.metric
     asked = [_Asked.read(folder, result, metric) for folder, result in zip(folders, results, strict=True)]
     ids = [id for id in asked[0].targets if all(other.same(id, asked[0]) for other in asked[1:])]
@@ -147,7 +157,7 @@ def _compare_benchmark(folders: Sequence[Path], results: Sequence[Result]) -> Co
         estimates, differences = _compare_rows(asked, ids, by_subset=results[0].average == "subsets")
     return Compared(
         results=tuple(results), estimates=tuple(estimates), count=len(ids), left_out=len(union) - len(ids),
-        differences=tuple(differences), warnings=tuple(_warnings(results)),
+        differences=tuple(differences), warnings=tuple(_warnings(names, results)),
     )  # fmt: skip
 
 
@@ -256,11 +266,12 @@ def _corrected(found: Sequence[Compared]) -> list[Compared]:
     ]
 
 
-def _warnings(results: Sequence[Result]) -> list[str]:
+def _warnings(names: Sequence[str], results: Sequence[Result]) -> list[str]:
     found = []
     if len({result.prompts_hash for result in results}) > 1:
-        ways = sorted({f"{how(one)}, {one.protocol or 'no protocol'}" for one in results})
-        found.append("asked in different ways: " + " / ".join(ways) if len(ways) > 1 else "prompts are not the same")
+        ways = [f"{how(one)}, {one.protocol or 'no protocol'}" for one in results]
+        each = "; ".join(f"{name} {way}" for name, way in zip(names, ways, strict=True))
+        found.append(f"asked in different ways: {each}" if len(set(ways)) > 1 else "prompts are not the same")
     if len({(result.average, result.percent, result.scores.metric) for result in results}) > 1:
         found.append("scored in different ways")
     return found
@@ -292,8 +303,14 @@ def text(comparison: Comparison) -> str:
 
 def notes_of(compared: Compared) -> list[str]:
     """What a reader must know of a benchmark's comparison."""
-    out = f"{compared.left_out:,} questions were not asked, or not the same, for all" if compared.left_out else ""
+    were = "question was" if compared.left_out == 1 else "questions were"
+    out = f"{compared.left_out:,} {were} not asked, or not the same, for all" if compared.left_out else ""
     return [*compared.warnings, *([out] if out else [])]
+
+
+def asked_alike(compared: Compared) -> bool:
+    """Whether one description of how it was asked holds for all models."""
+    return len(set(map(how, compared.results))) == 1
 
 
 def _pair_row(comparison: Comparison, one: Compared, gap: Difference) -> list[str]:
@@ -310,7 +327,7 @@ def signed(result: Result, value: float) -> str:
     """A difference of scores, with its sign."""
     if not math.isfinite(value):
         return "-"
-    return f"{100 * value:+.1f}" if result.percent else f"{value:+.2f}"
+    return f"{100 * value:+.1f}" if result.is_share() else f"{value:+.2f}"
 
 
 def p_shown(p: float) -> str:

@@ -25,6 +25,7 @@ from puyulm.eval.task import Setting, Task
 
 RESULTS_FILE, TABLE_FILE, REPORT_FILE = "results.json", "results.csv", "report.html"
 FORMAT = 1
+SHARES = {"unread", "wins", "ties", "losses", "position_bias", "first_place"}  # of judgements, whatever scores are
 RULER_THRESHOLD = 0.856  # Llama2-7B's score at 4K (Hsieh et al., 2024)
 Row = Mapping[str, Any]
 
@@ -101,11 +102,27 @@ class Result:
     tokens: int
     seed: int = 0
 
-    def shown(self, value: float) -> str:
-        """A score as tables have it: percent with one decimal, others with two; "-" of nothing."""
+    def is_share(self, metric: str | None = None) -> bool:
+        """Whether a metric is between 0 and 1 and shown as percent.
+
+        Args:
+            metric: None: the benchmark's first.
+        """
+        return self.percent or (metric or self.scores.metric) in SHARES
+
+    def shown(self, value: float, metric: str | None = None) -> str:
+        """A score as tables have it: percent with one decimal, others with two; "-" of nothing.
+
+        Among scores that are no percentages, a share is marked with a sign.
+
+        Args:
+            metric: That it is of; None: the benchmark's first.
+        """
         if not math.isfinite(value):
             return "-"
-        return f"{100 * value:.1f}" if self.percent else f"{value:.2f}"
+        if not self.is_share(metric):
+            return f"{value:.2f}"
+        return f"{100 * value:.1f}" + ("" if self.percent else " %")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,7 +357,7 @@ def _as_csv(run: Run) -> str:
         scores, published = result.scores, run.published(result)
         facts = [run.model, result.name, result.dimension, result.protocol, result.setting.mode, result.setting.shots]
         for metric, kind, name, one in _csv_scores(scores):
-            times = 100 if result.percent else 1
+            times = 100 if result.is_share(metric) else 1
             numbers = ["" if not math.isfinite(x) else f"{times * x:.4f}" for x in (one.value, one.low, one.high)]
             whole = kind == "all" and metric == scores.metric and published is not None
             table.writerow([*facts, metric, kind, name, one.count, *numbers, published if whole else ""])

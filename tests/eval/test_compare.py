@@ -12,9 +12,10 @@ import pytest
 from puyulm.errors import DataError
 from puyulm.eval.benchmark import Sample
 from puyulm.eval.benchmarks import gaokao, perplexity
-from puyulm.eval.compare import compare, p_shown, signed, text, write_comparison
+from puyulm.eval.compare import compare, p_shown, page_of, signed, text, write_comparison
 from puyulm.eval.results import read_run
 from puyulm.eval.statistics import mcnemar_p, paired_interval
+from puyulm.eval.task import Setting
 from tests.eval.made_runs import answers, benchmark, full_run, result, sample, write
 
 
@@ -134,7 +135,34 @@ def test_ways_of_asking_that_differ_are_named(tmp_path: Path) -> None:
     a = _run(tmp_path / "a", {"q0": 1.0}, "a")
     b = _run(tmp_path / "b", {"q0": 1.0}, "b", prompts_hash="x", protocol="internlm2")
     [one] = compare([a, b]).benchmarks
-    assert one.warnings == ("asked in different ways: 4-shot chat, internlm2 / 4-shot chat, internlm3",)
+    assert one.warnings == ("asked in different ways: a 4-shot chat, internlm3; b 4-shot chat, internlm2",)
+
+
+def test_each_model_has_its_own_way_where_they_differ(tmp_path: Path) -> None:
+    for name, shots in (("a", 5), ("b", 0)):
+        _run(
+            tmp_path / name, {"q0": 1.0, name: 1.0}, name, prompts_hash=name, setting=Setting(mode="chat", shots=shots)
+        )
+    write_comparison([tmp_path / "a", tmp_path / "b"], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert page.index("5-shot chat</span></td>") < page.index("0-shot chat</span></td>")
+    assert "a 5-shot chat, internlm3; b 0-shot chat, internlm3" in page
+    assert "Bold: below 0.05." in page and "Holm" not in page  # a single test
+    _run(tmp_path / "b", {"q0": 1.0, "b": 1.0}, "b", setting=Setting(mode="chat", shots=5))
+    write_comparison([tmp_path / "a", tmp_path / "b"], tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text("utf-8").count("5-shot chat</span>") == 1
+
+
+def test_one_question_is_not_several(tmp_path: Path) -> None:
+    a = _run(tmp_path / "a", {"q0": 1.0, "q1": 1.0}, "a")
+    assert "1 question was not asked" in text(compare([a, _run(tmp_path / "b", {"q0": 1.0}, "b")]))
+
+
+def test_a_folder_is_given_for_the_page(tmp_path: Path) -> None:
+    folders = [_run(tmp_path / name, {"q0": 1.0}, name) for name in "ab"]
+    write_comparison(folders, folders[0])
+    assert (folders[0] / "compare.html").is_file() and page_of(folders[0]) == folders[0] / "compare.html"
+    assert page_of(tmp_path / "new.html") == tmp_path / "new.html"
 
 
 def test_the_page_and_the_text(tmp_path: Path) -> None:
@@ -145,7 +173,12 @@ def test_the_page_and_the_text(tmp_path: Path) -> None:
     lines = text(found).splitlines()
     assert lines[0].split() == ["questions", "org/first", "org/second"] and lines[1].startswith("MMLU")
     page = (tmp_path / "compare.html").read_text("utf-8")
-    assert "models disagree" in page and page.count("sign flips</td>") >= 3 and "McNemar</td>" in page
+    assert (
+        "models disagree" in page
+        and "Holm for all 5 tests" in page
+        and page.count("sign flips</td>") >= 3
+        and "McNemar</td>" in page
+    )
 
 
 def test_numbers_as_they_are_shown(tmp_path: Path) -> None:

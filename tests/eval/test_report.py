@@ -51,6 +51,16 @@ def test_what_the_page_says(folder: Path, page: str) -> None:
     assert "org/<first>" not in page
 
 
+def test_what_is_not_there_is_not_spoken_of(tmp_path: Path) -> None:
+    full_run(tmp_path / "full")
+    page = (tmp_path / "full" / "report.html").read_text("utf-8")
+    write(tmp_path, [result(benchmark(), answers(0.5, 1, 20), tmp_path, published={"another": 50.0})])
+    alone = (tmp_path / "report.html").read_text("utf-8")
+    assert "red mark" in page and 'class="tiles"' in page and " unpublished" not in page.split("</style>")[1]
+    assert "red mark" not in alone and 'class="tiles"' not in alone and "alone unpublished" in alone
+    assert "scores of 1 model<" in alone
+
+
 def test_nothing_that_a_model_wrote_stands_in_the_page(folder: Path, page: str) -> None:
     assert SCRIPT not in page and "taken over" not in page and "onerror" not in page
     compared = (folder / "compare.html").read_text("utf-8")
@@ -223,6 +233,31 @@ def test_pages_of_samples_in_a_browser(browser: Any, tmp_path: Path) -> None:
     page.fill("#text", "6122。")
     _wait(page, "#found", "1 of 6,123")
     assert page.locator(".item").count() == 1 and problems == []
+    page.close()
+
+
+def test_ids_can_be_read(browser: Any, tmp_path: Path) -> None:
+    subsets = {"a_subset_with_a_very_long_name": "", "another_subset_with_a_long_name": ""}
+    rows = [sample(f"{subset}/1024/{n}", 1.0, subset) for subset in subsets for n in range(3)]
+    known = [benchmark(name, title=f"A benchmark with a very long {name}", subsets=subsets) for name in ("x", "y")]
+    write(tmp_path, [result(one, rows, tmp_path) for one in known])
+    page, problems = _open(browser, tmp_path / "report.html")
+    ids = page.locator(".item .id")
+    assert ids.all_inner_texts()[:3] == ["1024/0", "1024/1", "1024/2"]
+    right = "one.getBoundingClientRect().right <= one.parentNode.getBoundingClientRect().right"
+    for width in (390, 800, 1200):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert ids.evaluate_all(f"all => all.every(one => one.scrollWidth <= one.clientWidth && {right})")
+        assert page.evaluate("document.documentElement.scrollWidth") == width and problems == []
+    page.close()
+
+
+def test_a_comparison_fits_a_telephone(browser: Any, folder: Path) -> None:
+    page, problems = _open(browser, folder / "compare.html")
+    page.set_viewport_size({"width": 390, "height": 900})
+    heights = page.locator(".pairs tr, .again tr").evaluate_all("all => all.map(one => one.offsetHeight)")
+    assert len(heights) > 10 and max(heights) < 70  # two lines
+    assert page.evaluate("document.documentElement.scrollWidth") == 390 and problems == []
     page.close()
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,24 @@ def test_the_table(tmp_path: Path) -> None:
         "    b                               10    0.0  0.0 to 27.8",
         "MT_BENCH        4-shot chat          9   6.00  5.50 to 6.62         7.7",
     ]
+
+
+def test_shares_of_judgements_are_percents_beside_ratings(tmp_path: Path) -> None:
+    rows = [sample(str(n), 0, metric="score") for n in range(10)]
+    rows = [replace(one, scores={"score": 5.0 + n % 3} if n else {}) for n, one in enumerate(rows)]
+    rows = [replace(one, scores={**one.scores, "unread": float(not n)}) for n, one in enumerate(rows)]
+    known = benchmark("judged", metrics=("score", "unread"), percent=False)
+    found = result(known, rows, tmp_path, published={})
+    assert [found.shown(0.1, name) for name in (None, "score", "unread")] == ["0.10", "0.10", "10.0 %"]
+    run = write(tmp_path, [found])
+    assert [line.split() for line in table(run).splitlines()[1:]] == [
+        ["JUDGED", "4-shot", "chat", "9", "6.00", "5.50", "to", "6.62"],
+        ["unread", "10", "10.0", "%", "1.8", "%", "to", "40.4", "%"],
+    ]
+    scores = {row["metric"]: row["score"] for row in csv.DictReader((tmp_path / TABLE_FILE).open(encoding="utf-8"))}
+    assert scores == {"score": "6.0000", "unread": "10.0000"}
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert '<td class="n">10.0 %</td><td class="n">1.8 % to 40.4 %</td>' in page
 
 
 def test_the_published_score_is_found_whatever_way_the_model_is_written(tmp_path: Path) -> None:

@@ -52,11 +52,15 @@ def ask(question: Question, outputs: Sequence[Output]) -> Sequence[Prompt]:
 
 
 def verdict(question: Question, outputs: Sequence[Output], judgements: Sequence[Output]) -> Verdict:
-    """Ratings of both turns and their mean; a judgement without a rating does not count."""
+    """Ratings of both turns and their mean; a judgement without a rating does not count.
+
+    "unread" is the share of such judgements.
+    """
     ratings = {f"turn_{turn}": read_rating(one.text) for turn, one in enumerate(judgements, 1)}
     found = {name: rating for name, rating in ratings.items() if rating is not None}
     scores = {"score": sum(found.values()) / len(found), **found} if found else {}
-    return Verdict({**scores, "unread": len(ratings) - len(found)}, note="" if found else "the judge gave no rating")
+    unread = 1 - len(found) / len(ratings)
+    return Verdict({**scores, "unread": unread}, note="" if found else "the judge gave no rating")
 
 
 BENCHMARK = Benchmark(

@@ -97,7 +97,9 @@ def render(
     style = "".join((folder / "style.css").read_text("utf-8") for folder in (Path(data_report.__file__).parent, _HERE))
     return environment.get_template("page.html").render(
         runs=runs, names=names, title=" and ".join(filter(None, [", ".join(names[:-1]), names[-1]])), shown=shown,
-        sections=_sections(shown[0]), means=[charts.dimension_means(own) for own in shown], dimensions=list(DIMENSIONS),
+        sections=_sections(shown[0]),
+        has_published=any(runs[0].published(result) is not None for result in runs[0].results),
+        means=[charts.dimension_means(own) for own in shown], dimensions=list(DIMENSIONS),
         radar=charts.draw_radar(shown), radius=charts.RADIUS, long=long, curve_size=charts.CURVE, pictures=pictures,
         comparison=comparison, compare=compare, terminal=terminal, colour=charts.colour, colours=COLOURS,
         count=count, duration=duration, parts=[Markup(part) for part in packed.parts], style=Markup(style),

@@ -143,14 +143,20 @@
       marks.append(mark);
     }
     const task = index.tasks[index.task[row]], subset = task.subsets[index.subset[row]];
-    const where = [task.title, subset, item.id.startsWith(`${subset}/`) && subset ? item.id.slice(subset.length + 1) : item.id, item.repeat ? `answer ${item.repeat + 1}` : ""];
+    const id = item.id.startsWith(`${subset}/`) && subset ? item.id.slice(subset.length + 1) : item.id;
+    const repeat = item.repeat ? `answer ${item.repeat + 1}` : "";
     const glance = (name, content) => {
       const cell = element("span", "glance");
       cell.append(element("i", "", name), short(content));
       head.append(cell);
     };
-    const what = element("span", "what", spelled(where.filter(Boolean).join(" · ")));
-    what.title = what.textContent;
+    // What was chosen above is not said again, and the id is what stays when there is little room.
+    const where = [one("task").value === "" ? task.title : "", one("subset").value === "" ? subset : ""];
+    const what = element("span", "what"), end = element("span", "id"), joined = (words) => spelled(words.filter(Boolean).join(" · "));
+    end.append(element("bdi", "", joined([id, repeat])));
+    if (where.some(Boolean)) what.append(element("span", "where", joined(where)));
+    what.append(end);
+    what.title = joined([task.title, subset, id, repeat]);
     head.append(marks, what);
     glance(item.target ? "expected" : "", item.target);
     const answers = item.answers.filter(Boolean).map((answer) => answer.answer ?? (answer.outputs.length === 1 ? `(nothing in) ${answer.outputs[0]}` : "(nothing)"));

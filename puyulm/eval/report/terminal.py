@@ -26,8 +26,10 @@ def table(run: Run, *, subsets: bool = False) -> str:
     for result in run.results:
         rows.append([result.title, how(result), *_numbers(result, result.scores.main), _beside(run, result)])
         for name, one in below(result, subsets=subsets):
-            beside = _beside(run, result, name) if name in result.scores.metrics else ""
-            rows.append([f"  {name}", "", *_numbers(result, one), beside])
+            metric = name if name in result.scores.metrics else None
+            rows.append(
+                [f"  {name}", "", *_numbers(result, one, metric), _beside(run, result, metric) if metric else ""]
+            )
         if result.scores.lengths and result.name == "ruler":
             rows.append(["  effective length", "", "", effective(result), "", ""])
     return aligned(rows)
@@ -71,9 +73,13 @@ def how(result: Result) -> str:
     return " ".join(parts)
 
 
-def interval(result: Result, one: Estimate) -> str:
-    """A 95 % interval; "" where there is none."""
-    return f"{result.shown(one.low)} to {result.shown(one.high)}" if math.isfinite(one.low) else ""
+def interval(result: Result, one: Estimate, metric: str | None = None) -> str:
+    """A 95 % interval; "" where there is none.
+
+    Args:
+        metric: That it is of; None: the benchmark's first.
+    """
+    return f"{result.shown(one.low, metric)} to {result.shown(one.high, metric)}" if math.isfinite(one.low) else ""
 
 
 def published_shown(score: float) -> str:
@@ -95,8 +101,8 @@ def short_length(tokens: int) -> str:
     return str(tokens)
 
 
-def _numbers(result: Result, one: Estimate) -> list[str]:
-    return [f"{one.count:,}", result.shown(one.value), interval(result, one)]
+def _numbers(result: Result, one: Estimate, metric: str | None = None) -> list[str]:
+    return [f"{one.count:,}", result.shown(one.value, metric), interval(result, one, metric)]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

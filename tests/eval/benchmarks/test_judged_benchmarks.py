@@ -167,7 +167,7 @@ def test_mt_bench_judgements_that_cannot_be_read_do_not_count(tmp_path: Path) ->
 
     scores = judged_by(mt_bench.BENCHMARK, context, tmp_path / "s", lambda prompt: "x", judge)
     assert scores.metrics["score"].value == 8 and scores.metrics["score"].count == 1
-    assert scores.metrics["unread"].value == 1.0
+    assert scores.metrics["unread"].value == 0.5
 
 
 @pytest.mark.parametrize(
