@@ -21,7 +21,7 @@ from puyulm.eval.published import model_name, published_for
 from puyulm.eval.results import Result, Run, make_result, read_run, write_results, write_run, write_samples
 from puyulm.eval.run import Part, run_task
 from puyulm.eval.source import Made, SourceContext
-from puyulm.eval.task import Setting, Task, make_task
+from puyulm.eval.task import Setting, Task, make_task, within_context
 
 FINISHED = "finished"  # folder below the results, for samples as they come
 
@@ -150,7 +150,7 @@ def run_tasks(
         model=model_name(model.name), fingerprint=model.fingerprint, judge="" if judge is None else judge.name,
         command=command, date=_now(), versions=_versions(), results=(),
     ), out)  # fmt: skip
-    for task in tasks:
+    for task in (within_context(one, model) for one in tasks):
         begun = time.monotonic()
         if part.index == 0:
             _announce(task)

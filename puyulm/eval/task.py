@@ -16,6 +16,8 @@ from puyulm.eval.benchmark import Benchmark, Generation, Likelihood, Mode, Prefe
 from puyulm.eval.model import LanguageModel, Prompt, Sampling
 from puyulm.eval.source import Dataset, Made, SourceContext
 
+MARKS = 64  # tokens of a chat format's marks and system text
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -116,6 +118,39 @@ class Task:
             "seed": self.seed,
             "version": __version__,
         }
+
+
+def within_context(task: Task, model: LanguageModel) -> Task:
+    """With fewer examples for questions whose prompts would not fit the model's context: the first ones go.
+
+    Room is left for the answer, at most a quarter of the context.
+    """
+    limit = model.context
+    if limit is None or not task.setting.shots:
+        return task
+    mode, known = task.mode, dict[str, Sequence[Question]]()
+
+    def fits(question: Question, examples: Sequence[Question]) -> bool:
+        own = replace(task, examples=lambda _: examples)
+        if isinstance(mode, Generation):
+            prompt = own.prompt(question)
+            text, room = prompt.shown(), min(prompt.max_new_tokens, limit // 4)
+        else:
+            assert isinstance(mode, Likelihood)
+            text, room = max((a.context + a.text for a in ask.continuations(mode, question, examples)), key=len), 0
+        if len(text) + room + MARKS <= limit:  # hardly a token is shorter than a character
+            return True
+        return len(model.encode(text)) + room + MARKS <= limit
+
+    def examples_for(question: Question) -> Sequence[Question]:
+        if question.id not in known:
+            examples = task.examples(question)
+            while examples and not fits(question, examples):
+                examples = examples[1:]
+            known[question.id] = examples
+        return known[question.id]
+
+    return replace(task, examples=examples_for)
 
 
 def make_task(

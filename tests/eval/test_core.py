@@ -15,6 +15,7 @@ from puyulm.eval.benchmarks import gsm8k, mmlu
 from puyulm.eval.model import OnOutput, Prompt, PromptError
 from puyulm.eval.run import Part, run_task
 from puyulm.eval.source import SourceContext
+from puyulm.eval.task import within_context
 from tests.eval.fakes import FakeModel, guesser, oracle, task_of, value
 
 ROWS = [
@@ -107,6 +108,20 @@ def test_a_question_is_no_example_of_itself(context: SourceContext, tmp_path: Pa
     (tmp_path / "data" / "gsm8k" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     task = task_of(gsm8k.BENCHMARK, context, "chat", shots=4)
     assert [one.text for one in task.examples(task.questions[1])] == [ROWS[n]["question"] for n in (0, 2, 3, 4)]
+
+
+def test_examples_that_do_not_fit_the_context_are_left_out(context: SourceContext, tmp_path: Path) -> None:
+    task = task_of(gsm8k.BENCHMARK, context, "plain", shots=4)
+    seen: list[int] = []
+    model = FakeModel(lambda prompt: seen.append(prompt.text.count("Question:")) or "")
+    model.context = 4 * 1024
+    run_task(within_context(task, model), model, tmp_path / "a")
+    assert set(seen) == {5}
+    seen.clear()
+    one = len(task.prompt(task.questions[9]).text) // 5
+    model.context = 4 * (3 * one + 64) // 3 + 8  # room for three of five, a quarter for the answer
+    run_task(within_context(task, model), model, tmp_path / "b")
+    assert set(seen) == {3}
 
 
 def test_missing_rows_say_which_files_to_place_where(tmp_path: Path) -> None:
