@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -263,12 +264,12 @@ def test_the_verbs(tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str
     items = write_rows(tmp_path / "items.jsonl", [{"prompt": q, "answer": a, "kind": "say"} for q, a in PAIRS.items()])
     command = ["eval", f"{tmp_path}/out/model", "--items", str(items), "--out", f"{tmp_path}/scores"]
     assert main([*command, "--limit", "3"]) == 0
-    assert "total      3 of 3      100.0 %" in capsys.readouterr().out
-    assert len((tmp_path / "scores" / "samples.jsonl").read_text().splitlines()) == 3
+    assert re.search(r"items +0-shot chat +3 +100\.0 ", capsys.readouterr().out)
+    assert len((tmp_path / "scores" / "judged" / "items.jsonl").read_text().splitlines()) == 3
     assert main([*command, "--base", "--shots", "1", "--examples", str(items)]) == 0
-    assert "of 4" in capsys.readouterr().out
+    assert re.search(r"items +1-shot plain +4 ", capsys.readouterr().out)
     assert main([*command, "--shots", "1"]) == 2
-    assert "--shots needs --base and --examples" in capsys.readouterr().err
+    assert "there are no examples for its prompts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "cls"), [("pretrain", PretrainRecipe), ("sft", SFTRecipe)])
