@@ -294,13 +294,22 @@ def _run(row: Row) -> Run:
 
 def _result(row: Row) -> Result:
     names = ("name", "title", "dimension", "average", "follows", "protocol", "data_hash", "prompts_hash", "samples")
-    sampling = Sampling(**row["setting"]["sampling"])
     return Result(
         **{name: str(row[name]) for name in names}, percent=bool(row["percent"]),
-        setting=Setting(**row["setting"] | {"sampling": sampling}), scores=_scores(row["scores"]),
+        setting=_setting(row["setting"]), scores=_scores(row["scores"]),
         published={str(name): float(value) for name, value in row["published"].items()},
         seconds=float(row["seconds"]), tokens=int(row["tokens"]), seed=int(row["seed"]),
     )  # fmt: skip
+
+
+def _setting(row: Row) -> Setting:
+    setting = Setting(**{**row, "sampling": Sampling(**row["sampling"])})
+    numbers = (setting.shots, setting.repeats, setting.max_new_tokens or 0)
+    if not isinstance(setting.mode, str) or not all(isinstance(one, int) for one in numbers):
+        raise ValueError("a setting of another kind")
+    if not all(one is None or isinstance(one, int | float) for one in vars(setting.sampling).values()):
+        raise ValueError("sampling of another kind")
+    return setting
 
 
 def _scores(row: Row) -> Scores:
