@@ -281,7 +281,7 @@ def state_from_args(args: argparse.Namespace, mesh: DeviceMesh | None = None) ->
     for name, path in adapters.items():
         engine.load_adapter(name, path)
     state = ServerState.of(
-        AsyncEngine(engine, args.max_queue), model, tuple(args.served_model_name), own_template=args.chat_template,
+        AsyncEngine(engine, args.max_queue), model, _names(args, model), own_template=args.chat_template,
         think=args.think, context_limit=args.context_length,
     )  # fmt: skip
     state.adapters.update(adapters)
@@ -377,3 +377,10 @@ def _report(state: ServerState, *, split: bool) -> Report:
         f"up to {limits.max_running} answers at once; chat format {state.chat_format.name}"
     )
     return Report(state.name, facts, size)
+
+
+def _names(args: argparse.Namespace, model: ChatModel) -> tuple[str, ...]:
+    """What the model answers to: its file's or folder's name, and where it was called by another, that one too."""
+    own = model.path.absolute().name
+    called = () if Path(args.model).exists() else (args.model,)
+    return tuple(args.served_model_name) or tuple(dict.fromkeys((own, *called)))
