@@ -6,6 +6,8 @@ and write the same answers. Its questions are made of the texts of Python's own 
 What bounds likelihoods of 5-shot prompts: the examples, 5/6 of all tokens, are the same for every question of a
 subject, and the four choices differ in one token. A harness that runs each prompt whole computes 6 times what is needed
 with one forward a question, 24 times with one a choice.
+
+The third group is what the sandbox adds to a bare Python process, for verdicts by programs.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ import json
 import os
 import random
 import re
+import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +37,7 @@ from puyulm.eval.task import Setting, make_task
 PEER, PACKAGE = "lm-evaluation-harness", "lm_eval[hf]>=0.4.9"
 LETTERS = "ABCD"
 NEW_TOKENS = 64
+STARTS = 20
 BATCH = 16  # of the peer; larger ones were not faster here
 
 
@@ -49,14 +55,17 @@ class Size:
 def run(only: str = "", smoke: bool = False) -> list[Row]:
     """Rows of both comparisons."""
     size = Size(hidden=64, layers=2, choices=8, answers=4, pairs=1) if smoke else Size()
-    groups: dict[str, Callable[[Path, Size], list[Row]]] = {"likelihood": _likelihood_rows, "generation": _answer_rows}
+    groups: dict[str, Callable[[Path, Size], list[Row]]] = {
+        "likelihood": _likelihood_rows, "generation": _answer_rows, "sandbox": _sandbox_rows,
+    }  # fmt: skip
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
         os.environ["HF_HUB_OFFLINE"] = "1"
-        _write_rows(folder, size)
-        _write_model(folder / "model", size)
+        if installed("lm_eval") and installed("transformers"):
+            _write_rows(folder, size)
+            _write_model(folder / "model", size)
         for group, measure in groups.items():
             if only in group:
                 rows += measure(folder, size)
@@ -65,7 +74,7 @@ def run(only: str = "", smoke: bool = False) -> list[Row]:
 
 def _likelihood_rows(folder: Path, size: Size) -> list[Row]:
     name = f"5-shot likelihood, {size.choices} questions of 4 choices"
-    if not installed("lm_eval"):
+    if not (installed("lm_eval") and installed("transformers")):
         return [missing(name, "rows/s", PACKAGE, 5.0)]
     ours, theirs = _Ours(folder, CHOICES, Setting(mode="likelihood", shots=5)), _Theirs(folder, _their_choices(folder))
     row = throughput(name, "rows/s", size.choices, ours, theirs, PEER, 5.0, size.pairs)
@@ -77,12 +86,30 @@ def _likelihood_rows(folder: Path, size: Size) -> list[Row]:
 
 def _answer_rows(folder: Path, size: Size) -> list[Row]:
     name = f"4-shot generation, {size.answers} answers of {NEW_TOKENS} tokens"
-    if not installed("lm_eval"):
+    if not (installed("lm_eval") and installed("transformers")):
         return [missing(name, "rows/s", PACKAGE, 3.0)]
     ours, theirs = _Ours(folder, ANSWERS, Setting(mode="plain", shots=4)), _Theirs(folder, _their_answers(folder))
     row = throughput(name, "rows/s", size.answers, ours, theirs, PEER, 3.0, size.pairs)
     written = {sample.id: sample.outputs[0] for sample in ours.samples}
     return [row, _agreement("same answer", written, {str(one["doc_id"]): one["resps"][0][0] for one in theirs.samples})]
+
+
+def _sandbox_rows(folder: Path, size: Size) -> list[Row]:
+    from puyulm.sandbox import run_python
+
+    name = "one program in the sandbox"
+    if shutil.which("bwrap") is None:
+        return [Row(name, "starts/s", None, None, "apt-get install bubblewrap", None, None)]
+
+    def ours() -> None:
+        for _ in range(STARTS):
+            assert run_python("pass").status == "ok"
+
+    def bare() -> None:
+        for _ in range(STARTS):
+            subprocess.run([sys.executable, "-I", "-S", "-c", "pass"], check=True)
+
+    return [throughput(name, "starts/s", STARTS, ours, bare, "python -I -S, without one", None, size.pairs)]
 
 
 def _agreement(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Row:

@@ -118,8 +118,13 @@ def fit(tasks: Sequence[Task], plan: Plan, model: LanguageModel) -> tuple[list[T
         return list(tasks), []
     if plan.think:
         raise GenerationError(f"{model.name} has no deep thinking: leave --think out")
-    fitted = [replace(task, setting=replace(task.setting, think=False)) for task in tasks]
-    return fitted, [f"{model.name} has no deep thinking: {', '.join(thoughtful)} without it"]
+
+    def without(task: Task) -> Task:  # and without the room for thoughts
+        if not task.setting.think:
+            return task
+        return replace(task, setting=replace(task.setting, think=False, max_new_tokens=plan.max_new_tokens))
+
+    return [without(task) for task in tasks], [f"{model.name} has no deep thinking: {', '.join(thoughtful)} without it"]
 
 
 def run_tasks(
